@@ -1,0 +1,113 @@
+"""The helper processes of one worker: native code on somebody's graph runs there, not here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from edgekit import engines
+from edgekit.engines.builder import Builder
+from edgekit.graph.simplify import Simplified, Simplifier
+from edgekit.manifest import EngineRecord, ReceiptRecord
+from edgekit.plan import Precision
+from edgekit.profile import ExportProfile
+
+# A dynamic batch is built for one row at the least; the middle is what the builder optimises for.
+DYNAMIC_BATCH = (1, 8, 32)
+
+
+class Helpers:
+    """Started before PyTorch is imported, so that their own imports cost no time. To be closed."""
+
+    def __init__(self, profiles: Sequence[ExportProfile], simplify: bool = True) -> None:
+        self.simplifier = Simplifier()
+        flavours = {used.flavour for used in profiles if used.flavour != "none" and used.where == "here"}
+        self.builders: dict[str, Builder] = {name: engines.flavour(name).builder() for name in flavours}
+        if simplify:
+            self.simplifier.start()
+        for builder in self.builders.values():
+            if builder.flavour.missing() is None:
+                builder.start()
+
+    def simplify(self, model: bytes) -> Callable[[], Simplified]:
+        """Begin to simplify a serialised model; the function returned waits for the result."""
+        self.simplifier.submit(model)
+        return self.simplifier.result
+
+    def close(self) -> None:
+        """End the processes at once."""
+        self.simplifier.close()
+        for builder in self.builders.values():
+            builder.close()
+
+
+class EngineBuilds:
+    """One variant's engines: the first is built while the ladder is climbed, the others after it.
+
+    `precision` says in which precision each profile's engine is built, and `graphs` which file has it.
+    """
+
+    def __init__(
+        self,
+        helpers: Helpers,
+        folder: Path,
+        batch: int | None,
+        wanted: Sequence[tuple[ExportProfile, Precision]],
+        graphs: dict[str, str],
+    ) -> None:
+        self.helpers, self.folder, self.batch, self.graphs = helpers, folder, batch, graphs
+        self.wanted = list(wanted)
+        self.pending: engines.PendingEngine | None = None
+
+    def start(self) -> None:
+        """Begin with the first engine; what was begun before, from other graphs, is thrown away."""
+        self.drop()
+        if self.wanted:
+            self.pending = self._begin(*self.wanted[0])
+
+    def finish(self) -> tuple[EngineRecord, ...]:
+        """Every engine's record; their files are in the folder."""
+        records = []
+        for number, (profile, precision) in enumerate(self.wanted):
+            pending = self.pending if number == 0 and self.pending else self._begin(profile, precision)
+            self.pending = None
+            records.append(_record(pending.finish()))
+        return tuple(records)
+
+    def drop(self) -> tuple[EngineRecord, ...]:
+        """Forget what is being built: no engines."""
+        if self.pending is not None:
+            built = self.pending.finish()
+            self.pending = None
+            if built.path is not None:
+                built.path.unlink()
+        return ()
+
+    def _begin(self, profile: ExportProfile, precision: Precision) -> engines.PendingEngine:
+        # The FP16 flag of old TensorRTs turns an FP32 graph into FP16; everywhere else the graph itself is typed.
+        graph = self.graphs["fp32" if profile.fp16 == "flag" else precision]
+        return engines.start_engine(
+            profile,
+            self.folder / graph,
+            self.folder / f"model.{profile.name}.engine",
+            precision,
+            batch=DYNAMIC_BATCH if self.batch is None else None,
+            builder=self.helpers.builders.get(profile.flavour),
+        )
+
+
+def _record(engine: engines.Engine) -> EngineRecord:
+    receipt = engine.receipt
+    return EngineRecord(
+        profile=engine.profile,
+        flavour=engine.flavour,
+        targets=engine.targets,
+        status=engine.status,
+        path=engine.path.name if engine.path else None,
+        bytes=engine.bytes,
+        sha256=engine.sha256,
+        receipt=ReceiptRecord(receipt.requested, receipt.found, receipt.passed, receipt.reason) if receipt else None,
+        reason=engine.reason,
+        builder=engine.builder,
+        seconds=engine.seconds,
+    )

@@ -1,0 +1,77 @@
+"""Batch-norm statistics for random weights, so that an untrained network reacts to what it sees.
+
+With the usual initial statistics (mean 0, variance 1) the signal of a random MobileNet fades from block to block: its
+logits are 1e-9 (v2) to 1e-18 (v1), any two such networks agree within any tolerance, and comparing them proves nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgekit.images import normalise
+from edgekit.preprocessing import IMAGENET
+from edgekit.synthetic import natural_image
+
+# Few and large rather than many and small: the padded border is a share of every feature map that depends on the
+# resolution, so statistics from 64 pixels misplace the logits at 224 (all photos get one top class); from 128 they
+# serve 96 and 224 alike. Five halvings leave 4 x 4: 128 samples a channel in the last blocks.
+IMAGES = 8
+SIDE = 128
+FIRST_SEED = 1_000_000  # the parity ladder takes its inputs from the small seeds
+
+
+@torch.no_grad()
+def calibrate(module: nn.Module, seed: int) -> None:
+    """Set the running statistics of every batch-norm from 8 seeded image-like inputs; leave the module in eval mode.
+
+    One pass: each batch-norm takes the statistics of what reaches it and normalises by them, so the layers behind it
+    see what they will see afterwards. The last Linear's bias then takes away the mean logits over these images: what
+    is left differs from image to image, and so does the top class. No weight changes. The result depends on the
+    weights and the seed alone: not on a resolution, and not on the number of threads, because sums are taken on one.
+    """
+    module.eval()
+    with _one_thread(), _measuring(module):
+        logits = module(calibration_images(seed))
+    linears = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+    if linears and linears[-1].bias is not None and linears[-1].bias.shape == logits.shape[1:]:
+        linears[-1].bias.sub_(logits.mean(0))
+
+
+def calibration_images(seed: int) -> Tensor:
+    """Normalised image-like inputs (8, 3, 128, 128), unlike each other in brightness, contrast and colour."""
+    images = [normalise(natural_image(SIDE, FIRST_SEED + seed * IMAGES + i), IMAGENET) for i in range(IMAGES)]
+    return torch.from_numpy(np.concatenate(images))
+
+
+@contextmanager
+def _measuring(module: nn.Module) -> Iterator[None]:
+    """While this lasts, every batch-norm takes the statistics of its input before it normalises with them."""
+    norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
+    handles = [norm.register_forward_pre_hook(_measure) for norm in norms]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _measure(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
+    axes = [axis for axis in range(args[0].ndim) if axis != 1]
+    variance, mean = torch.var_mean(args[0], axes, correction=0)
+    norm.get_buffer("running_mean").copy_(mean)
+    norm.get_buffer("running_var").copy_(variance)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,1 @@
+"""Is it still the same network? Metrics, noise floor, ladder, batch consistency. numpy only."""

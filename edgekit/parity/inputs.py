@@ -1,0 +1,45 @@
+"""What the ladder feeds the networks: ordinary images, real ones where given, and extremes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgekit.images import normalise
+from edgekit.parity.ladder import Input
+from edgekit.parity.metrics import AnyArray
+from edgekit.preprocessing import Preprocessing
+from edgekit.synthetic import natural_image
+
+QUICK_INPUTS = 3
+# Ordinary inputs hardly ever drive a calibrated activation to its limit of 6; eight times their contrast drives every
+# ReLU6 of the reference networks there (measured from alpha 0.35 to 1, 96 to 224 pixels).
+SATURATING_GAIN = 8.0
+
+
+def ladder_inputs(
+    contract: Preprocessing, resolution: int, batch: int, images: Sequence[AnyArray] = (), quick: bool = False
+) -> list[Input]:
+    """Inputs (batch, 3, resolution, resolution), float32: seeded image-like ones, real `images`, and extremes.
+
+    A real image replaces a synthetic one, so that the number of inputs, and the time they take, stays the same
+    until there are more photos than places.
+    """
+    real = [Input(f"image-{i}", _batch(image, batch)) for i, image in enumerate(images)]
+    synthetic = [_natural(contract, resolution, batch, seed) for seed in range(max(QUICK_INPUTS - len(real), 0))]
+    ordinary = real + synthetic
+    if quick:
+        return ordinary
+    black = _batch(normalise(np.zeros((3, resolution, resolution), np.float32), contract), batch)
+    saturating = ordinary[0].values * np.float32(SATURATING_GAIN)
+    return [*ordinary, Input("black", black), Input("saturating", saturating, ordinary=False)]
+
+
+def _natural(contract: Preprocessing, resolution: int, batch: int, seed: int) -> Input:
+    rows = [normalise(natural_image(resolution, seed * 4096 + row), contract) for row in range(batch)]
+    return Input(f"natural-{seed}", np.concatenate(rows))
+
+
+def _batch(image: AnyArray, batch: int) -> AnyArray:
+    return np.repeat(image, batch, axis=0)

@@ -1,0 +1,48 @@
+"""Tolerances derived from the arithmetic, never chosen to fit.
+
+The noise floor of a tensor is what rounding alone does to it: the distance between the float64 truth and a run of the
+same module in the lower precision. A correct graph computes the same numbers with other roundings and lands within a
+small factor of that floor; docs/decisions/0003 has the measurements behind the factors.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from edgekit.parity.metrics import WEAKEST_CHANNEL, Distance
+
+Precision = Literal["fp32", "fp16"]
+
+UNIT_ROUNDOFF: dict[Precision, float] = {"fp32": 2.0**-24, "fp16": 2.0**-11}
+
+# Largest distance over floor seen on correct graphs: 2.5 in fp32, 1.2 in fp16. The smallest planted fault of the test
+# suite stands at over 100 times the fp32 floor.
+FACTOR: dict[Precision, float] = {"fp32": 8.0, "fp16": 2.0}
+
+# Half precision has eleven bits. A network that amplifies rounding by 2**11 has none of them left: beyond that, neither
+# the comparison nor the deployment means anything. A single channel may be that much worse than all of them together
+# as small channels are judged against the tensor (metrics.WEAKEST_CHANNEL).
+WORST_AMPLIFICATION = Distance(overall=2.0**11, channel=2.0**11 / WEAKEST_CHANNEL)
+
+
+def tolerance(floor: Distance, precision: Precision) -> Distance:
+    """The distance allowed to a tensor whose noise floor is `floor`; never below the unit roundoff's own."""
+    unit, factor = UNIT_ROUNDOFF[precision], FACTOR[precision]
+    return Distance(factor * max(floor.overall, unit), factor * max(floor.channel, unit))
+
+
+def trust_in_fp32() -> Distance:
+    """How far PyTorch in float32 may be from float64 before the network itself is too ill-conditioned to judge."""
+    unit = UNIT_ROUNDOFF["fp32"]
+    return Distance(unit * WORST_AMPLIFICATION.overall, unit * WORST_AMPLIFICATION.channel)
+
+
+def excess(found: Distance, allowed: Distance) -> float:
+    """How many times the tolerance is used: above 1 is a failure.
+
+    Infinite, too, where the tolerance is: a precision that overflows sets no floor, and anything would pass.
+    """
+    if not all(map(math.isfinite, (found.overall, found.channel, allowed.overall, allowed.channel))):
+        return math.inf
+    return max(found.overall / allowed.overall, found.channel / allowed.channel)

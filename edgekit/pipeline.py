@@ -1,0 +1,216 @@
+"""The journey of a variant, and of a grid of them: source -> ONNX -> simplified -> FP16 -> engines, proven.
+
+This file decides what has to be done and keeps what is done; `journey` does it. PyTorch is imported only when
+something has to be built.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgekit import manifest, pool
+from edgekit.errors import EdgekitError, GateFailed
+from edgekit.helpers import Helpers
+from edgekit.manifest import Manifest
+from edgekit.plan import Plan
+from edgekit.variant import Variant
+
+if TYPE_CHECKING:
+    from edgekit.journey import Journey
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one variant. `directory` holds its files, also those of a failed gate, which has an `error`."""
+
+    variant: Variant
+    directory: Path
+    seconds: float
+    manifest: Manifest | None = None
+    cached: bool = False
+    error: EdgekitError | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A variant has reached a station of the journey."""
+
+    variant: Variant
+    name: str
+
+
+Event = Outcome | Stage
+Listener = Callable[[Event], None]
+# None means that a moment has passed, so that a display can move.
+Watcher = Callable[[Event | None], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Variants that differ in resolution only, and so share weights and graph."""
+
+    variants: tuple[Variant, ...]
+
+
+def export_variant(variant: Variant, plan: Plan) -> Outcome:
+    """Carry one variant through the whole journey, or find it done. Raises EdgekitError when it cannot be finished."""
+    outcome = export_grid([variant], plan)[0]
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome
+
+
+def export_grid(
+    variants: Sequence[Variant], plan: Plan, jobs: int = 1, listen: Watcher = lambda _event: None
+) -> list[Outcome]:
+    """Carry every variant through the journey; what a former run finished, and nothing has changed, is kept.
+
+    One variant's failure does not stop the others: it is in its Outcome. `listen` hears of every stage and outcome
+    in this process, as they happen. The work is done in forked processes, also with one job: the memory that it takes
+    goes back, and a crash of a native library is one variant's failure. No other thread of this process may be in the
+    middle of something. Raises EdgekitError when the request as a whole cannot be served.
+    """
+    outcomes: dict[Variant, Outcome] = {}
+
+    def hear(event: Event | None) -> None:
+        if isinstance(event, Outcome):
+            outcomes[event.variant] = event
+        listen(event)
+
+    with manifest.locked(plan.out):
+        for variant in variants:
+            kept = None if plan.force else _kept(variant, plan)
+            if kept is not None:
+                hear(kept)
+        missing = [variant for variant in variants if variant not in outcomes]
+        if missing:
+            _build(missing, plan, jobs, hear)
+    return [outcomes[variant] for variant in variants]
+
+
+def _kept(variant: Variant, plan: Plan) -> Outcome | None:
+    """The outcome of a former run when its key is this one's and its files are untouched."""
+    start = time.perf_counter()
+    directory = plan.folder(variant)
+    if not (directory / manifest.NAME).is_file():
+        return None
+    try:
+        found = manifest.read(directory)
+    except EdgekitError:
+        return None  # edited, foreign, or of another schema: built again
+    if found.key != plan.key(variant) or manifest.verify(found, directory):
+        return None
+    return Outcome(variant, directory, time.perf_counter() - start, found, cached=True)
+
+
+def _build(variants: Sequence[Variant], plan: Plan, jobs: int, hear: Watcher) -> None:
+    tasks = _tasks(variants, jobs)
+    # Processes of their own: they import while this one imports PyTorch.
+    helpers = [Helpers(plan.profiles if plan.engines else ()) for _ in range(min(jobs, len(tasks)))]
+    try:
+        _import_journey()
+        _build_in_workers(tasks, plan, helpers, hear)
+    finally:
+        for helper in helpers:
+            helper.close()
+
+
+def _import_journey() -> None:
+    """Import PyTorch and all, with the garbage collector off: it would search a million live objects in vain."""
+    gc.disable()
+    try:
+        import edgekit.journey  # noqa: F401
+    finally:
+        gc.enable()
+        gc.freeze()  # forked workers would otherwise copy every page that the collector touches
+
+
+def _build_in_workers(tasks: Sequence[Task], plan: Plan, helpers: Sequence[Helpers], hear: Watcher) -> None:
+    def work(number: int, task: Task, report: Listener) -> None:
+        _work(task, plan, helpers[number], report)
+
+    pending = list(tasks)
+    while pending:
+        finished: set[Variant] = set()
+        lost: list[Task] = []
+        for event in pool.run(pending, work, len(helpers)):
+            if isinstance(event, pool.Died):
+                lost += _bury(event, finished, plan, hear)
+            else:
+                finished |= {event.variant} if isinstance(event, Outcome) else set()
+                hear(event)
+        pending = lost
+
+
+def _bury(death: pool.Died[Task], finished: set[Variant], plan: Plan, hear: Watcher) -> list[Task]:
+    """Report the variant that was in a dead worker's hands; returns what is left of its task."""
+    victim, *rest = [variant for variant in death.task.variants if variant not in finished]
+    error = EdgekitError(
+        f"the worker process {death.reason}", hint="run it again; with fewer --jobs if memory is short"
+    )
+    hear(Outcome(victim, plan.folder(victim), 0.0, error=error))
+    return [Task(tuple(rest))] if rest else []
+
+
+def _tasks(variants: Sequence[Variant], jobs: int) -> list[Task]:
+    """Variants by network, wide ones first (they take longest); networks are split while workers would idle."""
+    groups: dict[tuple[object, ...], list[Variant]] = {}
+    for variant in variants:
+        groups.setdefault((variant.model, variant.alpha, variant.batch, variant.options), []).append(variant)
+    ordered = sorted(groups.values(), key=lambda group: -(group[0].alpha or 1.0))
+    parts = -(-jobs // len(ordered))
+    return [Task(tuple(group[part::parts])) for group in ordered for part in range(parts) if group[part::parts]]
+
+
+def _work(task: Task, plan: Plan, helpers: Helpers, report: Listener) -> None:
+    """Carry a task's variants through the journey, one after the other; every one ends in an Outcome."""
+    journey: Journey | None = None
+    for variant in task.variants:
+        start = time.perf_counter()
+        try:
+            journey = journey or _journey(variant, plan, helpers, report)
+            found, directory = journey.walk(variant, partial(_tell, variant, report))
+            error = gate(found, variant.slug)
+            report(Outcome(variant, directory, time.perf_counter() - start, found, error=error))
+        except EdgekitError as failure:
+            seconds = time.perf_counter() - start
+            report(Outcome(variant, plan.folder(variant), seconds, error=failure))
+
+
+def _tell(variant: Variant, report: Listener, station: str) -> None:
+    report(Stage(variant, station))
+
+
+def _journey(variant: Variant, plan: Plan, helpers: Helpers, report: Listener) -> Journey:
+    from edgekit.journey import Journey
+
+    report(Stage(variant, "export"))
+    return Journey(variant, plan, helpers)
+
+
+def gate(found: Manifest, name: str) -> GateFailed | None:
+    """What the variant failed at, as an error that names the rung or the engine; None when everything passed."""
+    rung = found.parity.first_failure()
+    if rung is not None:
+        reasons = [r.reason for r in found.parity.rungs if r.name == rung and r.reason]
+        return GateFailed(f"parity failed at rung {rung}", where=name, got=reasons[0] if reasons else _why(found, rung))
+    for engine in found.engines:
+        if engine.status == "failed":
+            return GateFailed(f"the engine for profile {engine.profile} failed", where=name, got=engine.reason)
+    return None
+
+
+def _why(found: Manifest, gate_name: str) -> str:
+    if gate_name == "liveness":
+        live = found.parity.liveness
+        return (
+            f"the outputs vary by {live.spread:.2g} of their size from input to input; comparing them would need "
+            f"{live.wanted:.2g}: a network that ignores its input agrees with anything"
+        )
+    return next((check.reason or "" for check in found.parity.batch if gate_name.endswith(check.name)), "")

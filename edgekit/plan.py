@@ -1,0 +1,135 @@
+"""What an export run is asked for, and the key that says whether it was already done. Nothing heavy is imported."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from edgekit import __version__, manifest, profile, schema, sources
+from edgekit.errors import UsageError
+from edgekit.profile import ExportProfile
+from edgekit.sources import Weights
+from edgekit.variant import Variant
+
+Exporter = Literal["auto", "torchscript", "dynamo"]
+EXPORTERS: tuple[Exporter, ...] = ("auto", "torchscript", "dynamo")
+Parity = Literal["full", "quick"]
+PARITIES: tuple[Parity, ...] = ("full", "quick")
+Precision = Literal["fp32", "fp16"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
+FASTEST_FIRST: tuple[Precision, ...] = ("fp16", "fp32")
+MAX_IMAGES = 8  # inputs of the ladder; float64 takes its time
+
+# Distributions whose version can change what an export writes.
+TOOLS = (
+    "torch",
+    "torchvision",
+    "onnx",
+    "onnxscript",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "onnxsim",
+    "onnxconverter-common",
+    "polygraphy",
+    "tensorrt-rtx",
+    "tensorrt",
+    "numpy",
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do with every variant of a run; `images` replace the synthetic inputs of the parity ladder."""
+
+    weights: Weights
+    profiles: tuple[ExportProfile, ...]
+    precisions: tuple[Precision, ...] = PRECISIONS
+    engines: bool = True
+    parity: Parity = "full"
+    exporter: Exporter = "auto"
+    images: tuple[Path, ...] = ()
+    out: Path = Path("artifacts")
+    force: bool = False
+
+    @property
+    def opset(self) -> int:
+        """The highest opset that every profile's target takes."""
+        return min(used.opset for used in self.profiles)
+
+    @property
+    def quick(self) -> bool:
+        """Whether only outputs are compared, with PyTorch in float32."""
+        return self.parity == "quick"
+
+    @property
+    def half(self) -> bool:
+        """Whether there is an FP16 graph to make."""
+        return "fp16" in self.precisions
+
+    def check(self) -> None:
+        """Raise UsageError when a profile's target can run none of the precisions asked for."""
+        for used in self.profiles:
+            if self.engines and used.flavour != "none" and self.engine_precision(used) is None:
+                raise UsageError(
+                    f"profile {used.name} cannot run what was asked for",
+                    where="--precision",
+                    got=", ".join(self.precisions),
+                    wanted=f"one of {', '.join(used.precisions)}",
+                )
+
+    def engine_precision(self, used: ExportProfile) -> Precision | None:
+        """The fastest precision that was asked for and that the profile's target runs."""
+        return next((p for p in FASTEST_FIRST if p in self.precisions and p in used.precisions), None)
+
+    def folder(self, variant: Variant) -> Path:
+        """Where the variant's artifacts go."""
+        return self.out / variant.slug
+
+    def failed_folder(self, variant: Variant) -> Path:
+        """Where they go when a gate failed: never where good ones are expected."""
+        return self.out / f"{variant.slug}.failed"
+
+    def key(self, variant: Variant) -> str:
+        """The hash of everything that the variant's files depend on, found without loading any of it."""
+        return manifest.cache_key(
+            {
+                "variant": schema.to_json(variant),
+                "weights": _identity(self.weights),
+                "profiles": [profile.digest(used) for used in self.profiles],
+                "precisions": list(self.precisions),
+                "engines": self.engines,
+                "parity": self.parity,
+                "exporter": self.exporter,
+                "images": [manifest.sha256_file(path) for path in self.images],
+                "tools": dict(tool_versions()),
+                "code": code_digest(),
+            }
+        )
+
+
+@cache
+def _identity(weights: Weights) -> str:
+    return sources.identity(weights)
+
+
+@cache
+def tool_versions() -> dict[str, str]:
+    """Installed versions of what takes part in an export, by distribution name."""
+    versions = {"edgekit-trt": __version__}
+    for name in TOOLS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+@cache
+def code_digest() -> str:
+    """One hash over edgekit's own source, the command line aside: a developer's change makes everything stale."""
+    root = Path(__file__).parent
+    files = sorted(path for path in root.rglob("*.py") if path.relative_to(root).parts[0] != "cli")
+    return manifest.cache_key({str(path.relative_to(root)): manifest.sha256_file(path) for path in files})

@@ -1,0 +1,135 @@
+"""Random weights: reproducible, and alive after calibration."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgekit.checkpoints import digest
+from edgekit.images import normalise
+from edgekit.models import _create
+from edgekit.models._calibrate import calibrate, calibration_images
+from edgekit.models._init import initialise
+from edgekit.preprocessing import IMAGENET
+from edgekit.synthetic import natural_image
+
+NETWORKS = ["c_mobilenet_v2", "mobilenet_v1", "mobilenet_v2"]
+
+
+def inputs(resolution: int) -> Tensor:
+    images = [normalise(natural_image(resolution, seed), IMAGENET) for seed in range(6)]
+    return torch.cat([torch.from_numpy(image) for image in images])
+
+
+def spread(module: nn.Module, images: Tensor) -> float:
+    """Root-mean-square of the outputs' standard deviation over the images, relative to the outputs themselves."""
+    with torch.no_grad():
+        logits = module(images).double()
+    return float(logits.std(0, correction=0).square().mean().sqrt() / logits.square().mean().sqrt())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("alpha", [1.0, 0.5, 0.35])
+def test_a_calibrated_network_reacts_to_what_it_sees_at_every_resolution(name: str, alpha: float) -> None:
+    module = _create.seeded(name, alpha, 100, {}, seed=0)
+    for resolution in (96, 160, 224):
+        images = inputs(resolution)
+        assert spread(module, images) > 0.2
+        assert len(set(module(images).argmax(1).tolist())) > 1
+
+
+@pytest.mark.parametrize("rounding", ["divisible8", "published"])
+@pytest.mark.parametrize("alpha", [0.0625, 0.1])
+def test_even_the_narrowest_networks_live(rounding: str, alpha: float) -> None:
+    module = _create.seeded("mobilenet_v2", alpha, 10, {"rounding": rounding}, seed=0)
+    assert spread(module, inputs(96)) > 0.05
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v1", "mobilenet_v2"])
+def test_without_calibration_there_is_nothing_to_compare(name: str) -> None:
+    module = _create.seeded(name, 1.0, 100, {}, seed=0)
+    assert float(module(inputs(96)).std(0).mean()) > 1e-2
+    initialise(module, 0)
+    assert float(module(inputs(96)).std(0).mean()) < 1e-7
+
+
+def test_the_same_arguments_give_the_same_weights_on_any_number_of_threads() -> None:
+    arguments = ("mobilenet_v2", 0.35, 10, {})
+    before = torch.get_num_threads()
+    try:
+        digests = set()
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            torch.manual_seed(threads)
+            digests.add(digest(_create.seeded(*arguments, seed=5).state_dict()))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert len(digests) == 1
+    assert digest(_create.seeded(*arguments, seed=6).state_dict()) not in digests
+
+
+def test_calibration_changes_statistics_and_the_last_bias_and_no_weight() -> None:
+    module = _create.seeded("mobilenet_v1", 0.25, 10, {}, seed=2)
+    plain = _create.seeded("mobilenet_v1", 0.25, 10, {}, seed=2)
+    initialise(plain, 2)
+    calibrated, initial = module.state_dict(), plain.state_dict()
+    changed = {name for name in initial if not torch.equal(initial[name], calibrated[name])}
+    statistics = {name for name in initial if "running" in name}
+    assert changed == statistics | {"classifier.bias"}
+
+
+def test_calibration_leaves_the_network_ready_for_inference() -> None:
+    module = _create.seeded("mobilenet_v2", 0.35, 10, {}, seed=0)
+    assert not any(child.training for child in module.modules())
+    assert not any(child._forward_pre_hooks for child in module.modules())
+    assert not any(parameter.requires_grad for parameter in module.parameters())
+    assert all(bool(torch.isfinite(value).all()) for value in module.state_dict().values())
+
+
+def test_every_batch_norm_gets_the_statistics_of_what_reaches_it() -> None:
+    module = _create.seeded("mobilenet_v1", 0.25, 10, {}, seed=4)
+    norm = module.blocks[12].pointwise.norm
+    seen: list[Tensor] = []
+    norm.register_forward_hook(lambda layer, args, output: seen.append(output))
+    with torch.no_grad():
+        module(calibration_images(4))
+    assert torch.allclose(seen[0].mean((0, 2, 3)), torch.zeros(256), atol=1e-3)
+    assert torch.allclose(seen[0].std((0, 2, 3), correction=0), torch.ones(256), atol=1e-3)
+
+
+def test_a_failed_run_leaves_no_layer_measuring() -> None:
+    module = nn.Sequential(nn.BatchNorm2d(3), nn.Linear(2, 2))
+    threads = torch.get_num_threads()
+    with pytest.raises(RuntimeError):
+        calibrate(module, 0)
+    assert torch.get_num_threads() == threads
+    assert not any(child.training or child._forward_pre_hooks for child in module.modules())
+
+
+def test_initialisation_fills_every_weight_and_statistic() -> None:
+    module = _create.seeded("c_mobilenet_v2", 0.25, 10, {}, seed=0)
+    with torch.no_grad():
+        for value in (*module.parameters(), *module.buffers()):
+            value.fill_(float("nan") if value.is_floating_point() else 99)
+    initialise(module, 1)
+    assert all(bool(torch.isfinite(value).all()) for value in module.state_dict().values())
+    assert all(int(value) == 0 for name, value in module.state_dict().items() if name.endswith("tracked"))
+
+
+def test_initialisation_follows_the_tables_rules() -> None:
+    module = nn.Sequential(nn.Conv2d(64, 256, 3, groups=2), nn.BatchNorm2d(256), nn.Linear(256, 500))
+    module.requires_grad_(False)
+    initialise(module, 0)
+    convolution, norm, linear = module
+    assert float(convolution.weight.std()) == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.02)
+    assert torch.equal(norm.weight, torch.ones(256))
+    assert float(linear.weight.std()) == pytest.approx(0.01, rel=0.02)
+    assert not convolution.bias.any()
+    assert not linear.bias.any()
+
+
+def test_a_layer_without_a_rule_is_refused() -> None:
+    with pytest.raises(TypeError, match="Embedding"):
+        initialise(nn.Sequential(nn.Embedding(3, 4)), 0)

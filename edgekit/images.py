@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -24,24 +25,38 @@ def normalise(pixels: Array, contract: Preprocessing) -> Array:
 def load_image(path: Path, contract: Preprocessing, resolution: int) -> Array:
     """An image file as the input tensor (1, 3, resolution, resolution).
 
-    EXIF rotation is applied; greyscale, palette, RGBA and CMYK images become RGB. Raises InputUnusable for a file
-    that is not an image.
+    EXIF rotation is applied; greyscale, palette, RGBA and CMYK images become RGB. Sizes and offsets are rounded as
+    torchvision's Resize and CenterCrop do, so that the pixels are the same. Raises InputUnusable for a file that is
+    not an image, or not one of 8 bits a channel.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
+        # Pillow warns of oddities that it puts right itself, such as transparent palettes.
+        with warnings.catch_warnings(action="ignore", category=UserWarning), Image.open(path) as image:
+            _check_depth(image.mode, path)
             upright = ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise InputUnusable("cannot read the image", where=str(path), got=str(error), wanted="an image file") from error
     side = round(resolution / contract.crop)
-    scale = side / min(upright.size)
-    size = (max(side, round(upright.width * scale)), max(side, round(upright.height * scale)))
+    shorter = min(upright.size)
+    size = (side * upright.width // shorter, side * upright.height // shorter)
     resized = upright.resize(size, Image.Resampling.BILINEAR)
-    left, top = (size[0] - resolution) // 2, (size[1] - resolution) // 2
+    left, top = round((size[0] - resolution) / 2), round((size[1] - resolution) / 2)
     crop = resized.crop((left, top, left + resolution, top + resolution))
     pixels = np.asarray(crop, np.float32).transpose(2, 0, 1) * np.float32(contract.scale)
     return normalise(pixels, contract)
+
+
+def _check_depth(mode: str, path: Path) -> None:
+    # Pillow cuts deeper greys off at 255 instead of scaling them: nearly all of such an image turns white.
+    if mode.startswith(("I", "F")):
+        raise InputUnusable(
+            "the image has more than 8 bits a channel",
+            where=str(path),
+            got=f"Pillow's mode {mode}",
+            wanted="8 bits, as the preprocessing contract says",
+        )
 
 
 def find_images(folder: Path, limit: int) -> list[Path]:
@@ -50,7 +65,7 @@ def find_images(folder: Path, limit: int) -> list[Path]:
         return [folder]
     if not folder.is_dir():
         raise InputUnusable("no such image folder", where=str(folder), wanted="a folder of images, or one image")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if not found:
         raise InputUnusable(
             "the folder holds no images", where=str(folder), wanted=f"files ending in {', '.join(IMAGE_SUFFIXES)}"

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,6 +176,8 @@ def decode(text: bytes, where: str) -> Manifest:
     """The manifest in `text`. Raises InputUnusable for anything else, and for one that was changed by hand."""
     try:
         data = json.loads(text)
+        # Taken here, as NaN, an infinity and brackets nested deeply can be read and yet not be written.
+        found = hashlib.sha256(canonical(_without_digest(data))).hexdigest()
     except (ValueError, RecursionError) as error:
         raise InputUnusable("the manifest is not JSON", where=where, got=str(error)) from error
     if not isinstance(data, dict) or "schema" not in data or "digest" not in data:
@@ -183,34 +186,41 @@ def decode(text: bytes, where: str) -> Manifest:
         raise InputUnusable(
             "the manifest's schema is not known to this edgekit",
             where=where,
-            got=str(data["schema"]),
+            got=str(data["schema"])[:80],
             wanted=str(SCHEMA),
         )
-    digest = data.pop("digest")
-    if digest != hashlib.sha256(canonical(data)).hexdigest():
+    if data["digest"] != found:
         raise InputUnusable(
             "the manifest was changed after it was written",
             where=where,
             hint="export again; nothing in it can be trusted",
         )
     try:
-        return schema.read(Manifest, data)
+        return schema.read(Manifest, _without_digest(data))
     except schema.SchemaError as error:
         raise InputUnusable("the manifest does not fit its schema", where=where, got=str(error)) from error
 
 
+def _without_digest(data: schema.JSON) -> schema.JSON:
+    return {key: value for key, value in data.items() if key != "digest"} if isinstance(data, dict) else data
+
+
 def read(path: Path) -> Manifest:
-    """Read a manifest: the file, or the folder that holds it."""
-    file = path / NAME if path.is_dir() else path
+    """Read a manifest: the file, or the folder that holds it. Raises InputUnusable when it cannot be."""
+    file = path
     try:
-        if file.stat().st_size > LARGEST_MANIFEST:
+        file = path / NAME if path.is_dir() else path
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, a device never end
+            raise InputUnusable("this is not a file", where=str(file), wanted="a manifest, or the folder that holds it")
+        if status.st_size > LARGEST_MANIFEST:
             raise InputUnusable("the file is too large for a manifest", where=str(file))
         return decode(file.read_bytes(), str(file))
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise InputUnusable(
             "cannot read the manifest",
             where=str(file),
-            got=error.strerror or str(error),
+            got=getattr(error, "strerror", None) or str(error),
             hint="edgekit export writes one",
         ) from error
 
@@ -221,11 +231,19 @@ def verify(manifest: Manifest, folder: Path) -> list[str]:
     for name, wanted in manifest.files():
         if Path(name).is_absolute() or ".." in Path(name).parts:
             problems.append(f"{name}: points outside the folder")
-        elif not (folder / name).is_file():
-            problems.append(f"{name}: missing")
-        elif sha256_file(folder / name) != wanted:
-            problems.append(f"{name}: changed since the manifest was written")
+        else:
+            problems += [f"{name}: {problem}" for problem in _file_problems(folder / name, wanted)]
     return problems
+
+
+def _file_problems(path: Path, wanted: str) -> Iterator[str]:
+    try:
+        if not path.is_file():
+            yield "missing"
+        elif sha256_file(path) != wanted:
+            yield "changed since the manifest was written"
+    except OSError as error:
+        yield f"cannot be read: {error.strerror or error}"
 
 
 def read_verified(path: Path) -> tuple[Manifest, Path]:
@@ -348,18 +366,19 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def _lock(descriptor: int, out: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        owner = os.pread(descriptor, 64, 0).decode(errors="replace").strip()
-        raise UsageError(
-            "another edgekit is writing to this folder",
-            where=str(out),
-            got=f"process {owner}" if owner else None,
-            hint="wait for it, or give this one another --out",
-        ) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    with disk_errors(out):  # a full disk takes an empty file and then refuses what is to be written to it
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.pread(descriptor, 64, 0).decode(errors="replace").strip()
+            raise UsageError(
+                "another edgekit is writing to this folder",
+                where=str(out),
+                got=f"process {owner}" if owner else None,
+                hint="wait for it, or give this one another --out",
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 
 
 def cache_key(parts: Mapping[str, schema.JSON]) -> str:

@@ -43,7 +43,7 @@ class Engine:
 
 
 class PendingEngine:
-    """An engine that is being built in its builder's process: `finish` waits for it, `abandon` stops it."""
+    """An engine that is being built in its builder's process; `finish` waits for it."""
 
     def __init__(self, engine: Engine, builder: Builder | None = None, *, owned: bool = False) -> None:
         self._engine = engine

@@ -187,9 +187,8 @@ def main() -> None:
         print(f"{contestant.name:24} {seconds:8.2f} s {peak:8.0f} MB")
     bars = judge(rounds)
     for row in bars:
-        print(
-            f"{'holds' if row['holds'] else 'FAILS'}  {row['bar']}: {row['median']} ({row['smallest']}-{row['largest']})"
-        )
+        verdict = "holds" if row["holds"] else "FAILS"
+        print(f"{verdict}  {row['bar']}: {row['median']} ({row['smallest']}-{row['largest']})")
     if not arguments.no_store:
         RESULTS.parent.mkdir(exist_ok=True)
         command = "python benchmarks/speed.py " + " ".join(sys.argv[1:])

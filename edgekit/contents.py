@@ -122,7 +122,7 @@ def _outermost_fields(file: BinaryIO, size: int) -> set[int]:
         fields.add(tag >> 3)
         end = _end_of_field(file, tag & 7)
         if end > size:
-            raise EOFError(f"{end - size} bytes are missing at the end")
+            raise EOFError(f"bytes missing at the end: {end - size}")
         if end == size:
             return fields
         file.seek(end)

@@ -22,6 +22,7 @@ from edgekit.errors import EdgekitError
 from edgekit.graph.fp16 import to_fp16
 from edgekit.graph.from_torch import Exporter, export_onnx, find_anchors, fold_batch_norms, name_anchors
 from edgekit.graph.specialise import specialise
+from edgekit.graph.tidy import tidy
 from edgekit.helpers import EngineBuilds, Helpers
 from edgekit.images import load_image
 from edgekit.manifest import (
@@ -149,6 +150,7 @@ class Journey:
             return self._export(variant, "dynamo")
         graph = onnx.load_model_from_string(raw)
         anchors = name_anchors(graph, folded, find_anchors(self.module, example))
+        tidy(graph)
         simplified = self.helpers.simplify(bytes(graph.SerializeToString()))
         reference = Reference(self.module, folded, anchors, self.plan.quick, self.plan.half)
         simple = onnx.load_model_from_string(simplified().model_bytes)
@@ -240,7 +242,7 @@ class Journey:
             source="reference",
             weights=WeightsRecord(
                 weights.kind,
-                sources.identity(weights),
+                self.plan.weights_identity,
                 self.weights_digest,
                 str(weights.path) if isinstance(weights, sources.CheckpointWeights) else None,
                 weights.seed if isinstance(weights, sources.SeedWeights) else None,

@@ -84,8 +84,9 @@ def export_grid(
         listen(event)
 
     with manifest.locked(plan.out):
+        keys = {variant: plan.key(variant) for variant in variants}  # of the files as they are before they are read
         for variant in variants:
-            kept = None if plan.force else _kept(variant, plan)
+            kept = None if plan.force else _kept(variant, plan, keys[variant])
             if kept is not None:
                 hear(kept)
         missing = [variant for variant in variants if variant not in outcomes]
@@ -94,8 +95,8 @@ def export_grid(
     return [outcomes[variant] for variant in variants]
 
 
-def _kept(variant: Variant, plan: Plan) -> Outcome | None:
-    """The outcome of a former run when its key is this one's and its files are untouched."""
+def _kept(variant: Variant, plan: Plan, key: str) -> Outcome | None:
+    """The outcome of a former run when `key` is its key and its files are untouched."""
     start = time.perf_counter()
     directory = plan.folder(variant)
     if not (directory / manifest.NAME).is_file():
@@ -104,7 +105,7 @@ def _kept(variant: Variant, plan: Plan) -> Outcome | None:
         found = manifest.read(directory)
     except EdgekitError:
         return None  # edited, foreign, or of another schema: built again
-    if found.key != plan.key(variant) or manifest.verify(found, directory):
+    if found.key != key or manifest.verify(found, directory):
         return None
     return Outcome(variant, directory, time.perf_counter() - start, found, cached=True)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Literal
 
 from edgekit import __version__, manifest, profile, schema, sources
-from edgekit.errors import UsageError
+from edgekit.errors import InputUnusable, UsageError
 from edgekit.profile import ExportProfile
 from edgekit.sources import Weights
 from edgekit.variant import Variant
@@ -92,27 +92,39 @@ class Plan:
         """Where they go when a gate failed: never where good ones are expected."""
         return self.out / f"{variant.slug}.failed"
 
+    # The files are looked at once in a plan's life. What a training run writes to them meanwhile must not get into
+    # the key of what was made from the old content; a new plan sees the new content.
+
+    @cached_property
+    def weights_identity(self) -> str:
+        """What tells the weights from others. Raises InputUnusable for a file that cannot be read."""
+        return sources.identity(self.weights)
+
+    @cached_property
+    def image_digests(self) -> tuple[str, ...]:
+        """The sha256 of every image. Raises InputUnusable for a file that cannot be read."""
+        try:
+            return tuple(manifest.sha256_file(path) for path in self.images)
+        except OSError as error:
+            where = str(error.filename or "--images")
+            raise InputUnusable("cannot read the image", where=where, got=error.strerror or str(error)) from error
+
     def key(self, variant: Variant) -> str:
         """The hash of everything that the variant's files depend on, found without loading any of it."""
         return manifest.cache_key(
             {
                 "variant": schema.to_json(variant),
-                "weights": _identity(self.weights),
+                "weights": self.weights_identity,
                 "profiles": [profile.digest(used) for used in self.profiles],
                 "precisions": list(self.precisions),
                 "engines": self.engines,
                 "parity": self.parity,
                 "exporter": self.exporter,
-                "images": [manifest.sha256_file(path) for path in self.images],
+                "images": list(self.image_digests),
                 "tools": dict(tool_versions()),
                 "code": code_digest(),
             }
         )
-
-
-@cache
-def _identity(weights: Weights) -> str:
-    return sources.identity(weights)
 
 
 @cache

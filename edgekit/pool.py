@@ -50,7 +50,9 @@ class _Worker(Generic[Task, Event]):
 
     def give(self, task: Task) -> None:
         self.task = task
-        self.pipe.send(task)
+        # A worker may have died since its last task; that is found out when its answer is waited for.
+        with contextlib.suppress(ConnectionError):
+            self.pipe.send(task)
 
     def stop(self) -> None:
         with contextlib.suppress(OSError):
@@ -67,13 +69,20 @@ def _serve(number: int, work: Work[Task, Event], pipe: Connection, parents: Conn
     parents.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     die_with_parent(parent)
+
+    def report(event: Event | _Finished) -> None:
+        try:
+            pipe.send(event)
+        except ConnectionError:  # nobody listens any more
+            os._exit(0)
+
     while True:
         try:
             task = pipe.recv()
-            work(number, task, pipe.send)
-            pipe.send(_Finished())
-        except (EOFError, BrokenPipeError):
+        except (EOFError, OSError):
             os._exit(0)
+        work(number, task, report)
+        report(_Finished())
 
 
 def die_with_parent(parent: int) -> None:
@@ -124,7 +133,7 @@ def _receive(worker: _Worker[Task, Event]) -> Event | Died[Task] | _Finished:
     try:
         received: Event | _Finished = worker.pipe.recv()
         return received
-    except (EOFError, ConnectionResetError):
+    except (EOFError, OSError):  # OSError: it died in the middle of a report
         worker.process.join()
         code = worker.process.exitcode or 0
         reason = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

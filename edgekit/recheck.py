@@ -17,6 +17,7 @@ from edgekit.errors import InputUnusable
 from edgekit.graph.from_torch import Exporter, export_onnx, find_anchors, fold_batch_norms, name_anchors
 from edgekit.graph.simplify import Simplifier
 from edgekit.graph.specialise import specialise
+from edgekit.graph.tidy import tidy
 from edgekit.manifest import Manifest
 from edgekit.parity.ladder import Input
 from edgekit.parity.metrics import AnyArray, Distance, distance
@@ -137,6 +138,7 @@ def _fresh_export(manifest: Manifest, module: nn.Module, values: AnyArray) -> on
     raw = export_onnx(folded, example, manifest.opset, exporter, manifest.variant.batch is None)
     graph = onnx.load_model_from_string(raw)
     name_anchors(graph, folded, find_anchors(module, example))
+    tidy(graph)
     with Simplifier() as simplifier:
         simplifier.submit(bytes(graph.SerializeToString()))
         simple = onnx.load_model_from_string(simplifier.result().model_bytes)

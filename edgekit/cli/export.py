@@ -161,7 +161,8 @@ class _Display:
             self._finished(event)
         if self.live is not None and self.bar is not None:
             busy = ", ".join(f"{slug}: {stage}" for slug, stage in self.stages.items())
-            self.live.update(self.bar, completed=self.done, busy=busy or "loading PyTorch", refresh=True)
+            idle = "" if self.done == self.total else "loading PyTorch"
+            self.live.update(self.bar, completed=self.done, busy=busy or idle, refresh=True)
 
     def _finished(self, outcome: Outcome) -> None:
         word = "FAILED" if outcome.error else "kept" if outcome.cached else "proven"
@@ -182,19 +183,19 @@ def _progress(total: int) -> tuple[Progress, TaskID]:
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
 
     # No refresh thread: workers are forked while this is on the screen.
     columns = (
-        TextColumn("export"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[busy]}"),
+        TextColumn("{task.fields[busy]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
     )
-    live = Progress(*columns, console=Console(stderr=True), auto_refresh=False)
-    return live, live.add_task("export", total=total, busy="starting")
+    live = Progress(*columns, console=Console(stderr=True), auto_refresh=False, expand=True)
+    return live, live.add_task("export", total=total, busy="loading PyTorch")
 
 
 def _report(outcomes: Sequence[Outcome], seconds: float, output: Output) -> None:

@@ -20,7 +20,7 @@ def check_batch(name: str, run: BatchRun, rows: AnyArray, batch: int | None, all
     filled with that row.
     """
     alone = np.concatenate([run(_repeat(row, batch or 1))[:1] for row in rows])
-    order = _mixed_order(len(rows), batch or 2 * len(rows) + 1)
+    order = _mixed_order(len(rows), batch or len(rows) + 1)
     together = run(rows[order])
     found = distance(together, alone[order])
     passed = excess(found, allowed) <= 1.0

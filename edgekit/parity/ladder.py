@@ -121,26 +121,37 @@ class _Ascent:
         self.at_output: dict[Precision, Distance] = {}
 
     def take(self, given: Input) -> None:
+        """Run one input through every rung."""
         truth = self.truth.trace(given.values)
         self.ordinary.append(given.ordinary)
         self._keep(self.truth.name, truth)
         targets = {name: Target(values) for name, values in truth.items()}
+        self._take_steps(given, targets, self._take_floors(given, targets))
+
+    def _take_floors(self, given: Input, targets: Mapping[str, Target]) -> dict[Precision, dict[str, Distance]]:
+        """The tolerance of every tensor in each precision, from runs of the truth's own module."""
         allowed: dict[Precision, dict[str, Distance]] = {}
-        previous = self.truth.name
         for precision, run in self.floors.items():
             trace = run(given.values)
             floor = {name: target.distance(trace[name]) for name, target in targets.items()}
             allowed[precision] = self._allow(precision, floor, given.ordinary)
             if precision == "fp32" and self.base:
-                previous = self.base[0].name
-                self._keep(previous, trace)
-                self._judge(previous, floor, dict.fromkeys(floor, trust_in_fp32()))
-            del trace
+                self._keep(self.base[0].name, trace)
+                self._judge(self.base[0].name, floor, dict.fromkeys(floor, trust_in_fp32()))
+        return allowed
+
+    def _take_steps(
+        self, given: Input, targets: Mapping[str, Target], allowed: Mapping[Precision, Mapping[str, Distance]]
+    ) -> None:
+        previous = (self.base[0] if self.base else self.truth).name
+        latest: Mapping[str, AnyArray] | None = None
+        found: dict[str, Distance | None] = {}
         for step in self.steps:
             trace = step.trace(given.values)
             self._keep(step.name, trace)
-            found = {name: target.distance(trace[name]) if name in trace else None for name, target in targets.items()}
-            del trace
+            if trace is not latest:  # two steps may share a trace: when they are the same graph
+                found = {name: t.distance(trace[name]) if name in trace else None for name, t in targets.items()}
+            latest = trace
             self._judge(step.name, found, allowed[step.precision])
             self._compare_outputs(step.name, previous, allowed[step.precision])
             previous = step.name

@@ -37,8 +37,10 @@ class Target:
         self.values = np.asarray(truth, np.float64)
         size = _mean_square(self.values)
         self.total = math.sqrt(size.mean())
-        # Without spatial extent a channel is one number: there it is judged against the whole tensor.
-        weakest = self.total * (WEAKEST_CHANNEL if self.values.ndim > 2 else 1.0)
+        # Without spatial extent (scores, 1 x 1 maps) a channel is one number, which may be near 0 by chance and says
+        # nothing about the channel's size: there it is judged against the whole tensor.
+        extended = math.prod(self.values.shape[2:]) > 1
+        weakest = self.total * (WEAKEST_CHANNEL if extended else 1.0)
         self.by_channel = np.maximum(np.sqrt(size), weakest)
 
     def distance(self, actual: AnyArray) -> Distance:

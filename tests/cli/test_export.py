@@ -14,9 +14,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from edgekit import manifest
 from edgekit.cli import run
-from safetensors.torch import save_file
 
 # One network for all of these: small, and complete.
 SMALL = ["--alpha", "0.35", "--res", "96"]
@@ -225,7 +226,7 @@ def _wait_for(condition, seconds: float = 120.0) -> None:
 
 def _writers(folder: Path) -> list[str]:
     """Processes that still hold the folder's lock."""
-    lock = os.stat(folder / ".edgekit.lock").st_ino
+    lock = (folder / ".edgekit.lock").stat().st_ino
     return [line for line in Path("/proc/locks").read_text().splitlines() if f":{lock} " in line]
 
 

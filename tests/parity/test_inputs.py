@@ -1,0 +1,85 @@
+"""The ladder's inputs: as many as promised, different from one another, and saturating where that is their task."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgekit.images import normalise
+from edgekit.parity.inputs import SATURATING_GAIN, ladder_inputs
+from edgekit.parity.metrics import AnyArray
+from edgekit.preprocessing import IMAGENET, Preprocessing
+
+SIZES = st.sampled_from([1, 7, 32, 33, 64])
+
+
+def photo(value: float, resolution: int = 32) -> AnyArray:
+    return np.full((1, 3, resolution, resolution), value, np.float32)
+
+
+@settings(max_examples=25)
+@given(SIZES, st.integers(1, 3), st.integers(0, 5), st.booleans())
+def test_every_input_has_the_networks_shape_and_type(resolution: int, batch: int, photos: int, quick: bool) -> None:
+    given_photos = [photo(0.1 * n, resolution) for n in range(photos)]
+    found = ladder_inputs(IMAGENET, resolution, batch, given_photos, quick)
+    assert {it.values.shape for it in found} == {(batch, 3, resolution, resolution)}
+    assert {it.values.dtype for it in found} == {np.dtype(np.float32)}
+    assert all(np.isfinite(it.values).all() for it in found)
+    assert len({it.name for it in found}) == len(found)
+    assert sum(it.ordinary for it in found) >= 3
+
+
+def test_a_full_climb_has_three_ordinary_inputs_black_and_a_saturating_one() -> None:
+    found = ladder_inputs(IMAGENET, 32, 1)
+    assert [(it.name, it.ordinary) for it in found] == [
+        ("natural-0", True),
+        ("natural-1", True),
+        ("natural-2", True),
+        ("black", True),
+        ("saturating", False),
+    ]
+
+
+def test_a_quick_climb_has_the_three_ordinary_ones() -> None:
+    assert [it.name for it in ladder_inputs(IMAGENET, 32, 1, quick=True)] == ["natural-0", "natural-1", "natural-2"]
+
+
+@pytest.mark.parametrize(
+    ("photos", "names"),
+    [
+        (1, ["image-0", "natural-0", "natural-1"]),
+        (3, ["image-0", "image-1", "image-2"]),
+        (5, ["image-0", "image-1", "image-2", "image-3", "image-4"]),
+    ],
+)
+def test_photos_take_the_places_of_synthetic_images(photos: int, names: list[str]) -> None:
+    found = ladder_inputs(IMAGENET, 32, 2, [photo(float(n)) for n in range(photos)], quick=True)
+    assert [it.name for it in found] == names
+    for number in range(photos):
+        assert (found[number].values == number).all()
+
+
+def test_the_same_inputs_every_time() -> None:
+    for one, other in zip(ladder_inputs(IMAGENET, 32, 2), ladder_inputs(IMAGENET, 32, 2), strict=True):
+        assert np.array_equal(one.values, other.values)
+
+
+def test_all_rows_of_all_ordinary_inputs_differ() -> None:
+    found = ladder_inputs(IMAGENET, 16, 4, quick=True)
+    rows = [row.tobytes() for it in found for row in it.values]
+    assert len(set(rows)) == len(rows) == 12
+
+
+def test_black_is_what_a_black_image_becomes() -> None:
+    contract = Preprocessing(mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
+    black = next(it.values for it in ladder_inputs(contract, 16, 2) if it.name == "black")
+    assert np.array_equal(black, np.repeat(normalise(np.zeros((3, 16, 16), np.float32), contract), 2, axis=0))
+    assert [black[0, channel, 0, 0] for channel in range(3)] == [-1.0, -1.0, 0.0]
+
+
+def test_the_saturating_input_has_many_times_the_contrast_of_an_ordinary_one() -> None:
+    found = {it.name: it.values for it in ladder_inputs(IMAGENET, 32, 1)}
+    assert np.array_equal(found["saturating"], found["natural-0"] * np.float32(SATURATING_GAIN))
+    assert np.abs(found["saturating"]).max() > 3 * max(np.abs(found[f"natural-{n}"]).max() for n in range(3))

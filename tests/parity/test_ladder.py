@@ -1,0 +1,478 @@
+"""The ladder on a toy network in plain numpy: what it lets pass, what it catches, and which tensor it names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgekit.parity.ladder import Climb, Input, Step, Tracer, climb
+from edgekit.parity.metrics import AnyArray, Distance
+from edgekit.parity.report import Rung
+from edgekit.parity.tolerance import Precision, tolerance
+
+Trace = dict[str, AnyArray]
+Fault = Callable[[str, AnyArray], AnyArray]
+CHANNELS, CLASSES, SIDE = 8, 5, 6
+TENSORS = ("first", "second", "output")
+
+
+@dataclass(frozen=True)
+class Toy:
+    """Two pointwise convolutions with a clipped activation, a pooling, and a classifier that ignores one channel.
+
+    `fault` may replace any layer's result, and the layers behind it then work with that. Half precision is done as
+    edgekit does it: computed in float32, every result rounded to float16.
+    """
+
+    dtype: type[np.floating] = np.float32
+    half: bool = False
+    reverse: bool = False
+    seed: int = 0
+    fault: Fault = lambda name, values: values
+    only: tuple[str, ...] = TENSORS
+
+    def __call__(self, values: AnyArray) -> Trace:
+        rng = np.random.default_rng(self.seed)
+        w1, w2 = (rng.standard_normal((CHANNELS, rows)) for rows in (3, CHANNELS))
+        w3 = rng.standard_normal((CLASSES, CHANNELS))
+        w3[:, 2] = 0.0
+        trace: Trace = {}
+        x = self._keep(trace, "first", self._sum(w1, self._rounded(values)))
+        x = self._keep(trace, "second", self._sum(w2, np.clip(x, 0, 6)))
+        self._keep(trace, "output", self._sum(w3, x.mean(axis=(2, 3), dtype=self.dtype)))
+        return {name: trace[name] for name in self.only}
+
+    def _sum(self, weight: AnyArray, x: AnyArray) -> AnyArray:
+        """A pointwise convolution, its terms added in the order of the channels or in the reverse of it."""
+        order = range(x.shape[1])[:: -1 if self.reverse else 1]
+        kernel = self._rounded(weight)
+        terms = [kernel[:, c].reshape(1, -1, *[1] * (x.ndim - 2)) * x[:, c : c + 1] for c in order]
+        total = np.zeros_like(terms[0])
+        for term in terms:
+            total = total + term
+        return total
+
+    def _keep(self, trace: Trace, name: str, values: AnyArray) -> AnyArray:
+        trace[name] = self.fault(name, self._rounded(values))
+        return trace[name]
+
+    def _rounded(self, values: AnyArray) -> AnyArray:
+        with np.errstate(over="ignore"):
+            return (values.astype(np.float16) if self.half else values).astype(self.dtype)
+
+
+FP64, FP32, FP16 = Toy(np.float64), Toy(), Toy(half=True)
+TRUTH = Step("truth", FP64, "fp32")
+FLOORS: Mapping[Precision, Tracer] = {"fp32": FP32, "fp16": FP16}
+
+
+def inputs(count: int = 3, rows: int = 1, gain: float = 1.0, ordinary: bool = True, seed: int = 0) -> list[Input]:
+    rng = np.random.default_rng(seed)
+    shape = (rows, 3, SIDE, SIDE)
+    return [Input(f"i{n}", (gain * rng.standard_normal(shape)).astype(np.float32), ordinary) for n in range(count)]
+
+
+def extreme(gain: float = 8.0) -> Input:
+    return replace(inputs(1, gain=gain, ordinary=False)[0], name="extreme")
+
+
+def only_at(layer: str, change: Fault) -> Fault:
+    return lambda name, values: change(name, values.copy()) if name == layer else values
+
+
+def off(first: float = 1.0, second: float = 1.0, output: float = 1.0) -> Tracer:
+    """The truth's tensors, each scaled on its own: a fault in one does not reach the others."""
+    factors = {"first": first, "second": second, "output": output}
+    return lambda values: {name: array * factors[name] for name, array in FP64(values).items()}
+
+
+def times(values: AnyArray, factor: float) -> AnyArray:
+    return np.asarray(values * values.dtype.type(factor))
+
+
+def scaled_channel(channel: int, factor: float) -> Fault:
+    def fault(_: str, values: AnyArray) -> AnyArray:
+        values[:, channel] *= values.dtype.type(factor)
+        return values
+
+    return fault
+
+
+def put(value: float) -> Fault:
+    def fault(_: str, values: AnyArray) -> AnyArray:
+        values.flat[3] = value
+        return values
+
+    return fault
+
+
+def up(
+    *steps: Toy | Tracer,
+    given_inputs: Sequence[Input] | None = None,
+    precision: Precision = "fp32",
+    truth: Step = TRUTH,
+    floors: Mapping[Precision, Tracer] = FLOORS,
+    base: bool = True,
+) -> Climb:
+    named = [Step(f"step-{number}", step, precision) for number, step in enumerate(steps)]
+    return climb(truth, floors, named, given_inputs or inputs(), "output", floor_is_a_rung=base)
+
+
+def against_truth(result: Climb, name: str = "step-0") -> Rung:
+    return next(rung for rung in result.rungs if rung.name == name and rung.against == "truth")
+
+
+# --- what passes
+
+
+@given(st.integers(0, 300), st.sampled_from(["fp32", "fp16"]))
+def test_a_correct_step_that_adds_in_another_order_passes(seed: int, precision: Precision) -> None:
+    given_inputs = [*inputs(seed=seed), extreme()]
+    other = Toy(half=precision == "fp16", reverse=True)
+    result = up(other, given_inputs=given_inputs, precision=precision)
+    rung = against_truth(result)
+    assert rung.passed, rung.reason
+    assert rung.reason is None
+    assert rung.error is not None
+    assert rung.tolerance is not None
+    assert 0 < rung.error <= rung.tolerance
+    assert rung.tensors == 3
+
+
+def test_every_step_is_held_against_the_truth_and_against_the_step_before() -> None:
+    result = up(FP32, Toy(reverse=True))
+    pairs = [(rung.name, rung.against) for rung in result.rungs]
+    assert pairs == [
+        ("pytorch-fp32", "truth"),
+        ("step-0", "truth"),
+        ("step-0", "pytorch-fp32"),
+        ("step-1", "truth"),
+        ("step-1", "step-0"),
+    ]
+    assert all(rung.passed for rung in result.rungs)
+    assert [rung.tensors for rung in result.rungs] == [3, 3, 1, 3, 1]
+
+
+def test_a_quick_climb_starts_at_the_truth_and_has_no_rung_for_the_floor() -> None:
+    outputs = replace(FP32, only=("output",))
+    floors: Mapping[Precision, Tracer] = {"fp32": replace(outputs, reverse=True)}
+    result = up(outputs, outputs, truth=Step("truth", outputs, "fp32"), floors=floors, base=False)
+    assert [(r.name, r.against) for r in result.rungs] == [
+        ("step-0", "truth"),
+        ("step-1", "truth"),
+        ("step-1", "step-0"),
+    ]
+    assert all(rung.passed and rung.tensor == "output" for rung in result.rungs)
+
+
+def test_the_figures_of_a_rung_are_those_of_the_outputs() -> None:
+    rung = against_truth(up(only := Toy(reverse=True)))
+    truth = np.concatenate([FP64(it.values)["output"] for it in inputs()])
+    actual = np.concatenate([only(it.values)["output"] for it in inputs()])
+    assert rung.max_abs == np.abs(truth - actual).max()
+    assert rung.top1_agreement == 1.0
+    assert rung.cosine == pytest.approx(1.0)
+    assert rung.snr_db is not None
+    assert rung.snr_db > 100
+
+
+def test_the_outputs_handed_back_are_the_truths_of_all_inputs_in_their_order() -> None:
+    given_inputs = [*inputs(rows=2), replace(inputs(1, rows=2)[0], ordinary=False)]
+    result = up(FP32, given_inputs=given_inputs)
+    assert result.outputs.dtype == np.float64
+    assert np.array_equal(result.outputs, np.concatenate([FP64(it.values)["output"] for it in given_inputs]))
+
+
+def test_the_tolerance_at_the_output_is_the_widest_of_the_ordinary_inputs() -> None:
+    far = {"i0": 1e-3, "i1": 3e-3, "extreme": 0.5}
+    names = {it.values.tobytes(): it.name for it in [*inputs(2), extreme()]}
+
+    def floor(values: AnyArray) -> Trace:
+        trace = FP64(values)
+        return trace | {"output": trace["output"] * (1 + far[names[values.tobytes()]])}
+
+    found = up(given_inputs=[*inputs(2), extreme()], floors={"fp32": FP32, "fp16": floor}).output_tolerance
+    wanted = tolerance(Distance(3e-3, 3e-3), "fp16")
+    assert found["fp16"].overall == pytest.approx(wanted.overall)
+    assert found["fp32"].overall < 1e-5
+
+
+# --- what is caught, and how it is named
+
+
+def test_a_fault_that_the_outputs_hide_is_caught_in_its_tensor_and_channel() -> None:
+    hidden = Toy(fault=only_at("second", scaled_channel(2, 1.01)))
+    result = up(hidden)
+    rung = against_truth(result)
+    assert not rung.passed
+    assert rung.tensor == "second"
+    assert rung.error == pytest.approx(0.01, rel=1e-3)
+    assert "second is in one channel" in (rung.reason or "")
+    # The outputs are the same, so that the comparison of outputs alone sees nothing.
+    assert next(r for r in result.rungs if r.against == "pytorch-fp32").passed
+    outputs = replace(hidden, only=("output",))
+    assert against_truth(up(outputs, truth=Step("truth", replace(FP64, only=("output",)), "fp32"))).passed
+
+
+@pytest.mark.parametrize("layer", TENSORS)
+def test_the_first_tensor_in_the_order_of_execution_is_named(layer: str) -> None:
+    rung = against_truth(up(Toy(fault=only_at(layer, scaled_channel(1, 1.05)))))
+    assert (rung.passed, rung.tensor) == (False, layer)
+
+
+def test_the_first_tensor_is_named_although_a_later_one_is_worse() -> None:
+    rung = against_truth(up(off(1.001, 1.5, 100.0)))
+    assert (rung.passed, rung.tensor) == (False, "first")
+    assert rung.error == pytest.approx(0.001, rel=1e-2)
+
+
+def test_a_passing_rung_shows_the_tensor_that_is_nearest_to_its_tolerance() -> None:
+    floors: Mapping[Precision, Tracer] = {"fp32": FP32, "fp16": off(1.003, 1.003, 1.003)}
+    rung = against_truth(up(off(1.002, 1.004, 1.003), precision="fp16", floors=floors))
+    assert (rung.passed, rung.tensor) == (True, "second")
+    assert rung.error == pytest.approx(0.004, rel=1e-6)
+    assert rung.tolerance == pytest.approx(0.006, rel=1e-6)
+
+
+def test_a_limit_that_is_lost_shows_on_a_saturating_input_only() -> None:
+    def unlimited(values: AnyArray) -> Trace:
+        class Unclipped(Toy):
+            def _sum(self, weight: AnyArray, x: AnyArray) -> AnyArray:
+                return super()._sum(weight, np.maximum(first, 0) if weight.shape[1] == CHANNELS and x.ndim > 2 else x)
+
+        first = FP32(values)["first"]
+        return Unclipped()(values)
+
+    tame, strong = inputs(gain=0.1), extreme(gain=8.0)
+    assert against_truth(up(unlimited, given_inputs=tame)).passed
+    rung = against_truth(up(unlimited, given_inputs=[*tame, strong]))
+    assert (rung.passed, rung.tensor) == (False, "second")
+
+
+def test_a_fault_that_only_the_last_input_shows_is_kept() -> None:
+    last = inputs()[-1].values.tobytes()
+
+    def sometimes(values: AnyArray) -> Trace:
+        return Toy(fault=scaled_channel(0, 1.02))(values) if values.tobytes() == last else FP32(values)
+
+    assert not against_truth(up(sometimes)).passed
+
+
+@pytest.mark.parametrize("layer", TENSORS)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_values_that_are_not_finite_fail_by_name(layer: str, bad: float) -> None:
+    def broken(values: AnyArray) -> Trace:
+        trace = FP32(values)
+        return trace | {layer: put(bad)(layer, trace[layer].copy())}
+
+    rung = against_truth(up(broken))
+    assert (rung.passed, rung.tensor, rung.error) == (False, layer, None)
+    assert rung.reason == f"{layer} has values that are not finite, or another shape"
+
+
+@pytest.mark.parametrize("layer", TENSORS)
+def test_another_shape_fails_by_name(layer: str) -> None:
+    def cropped(values: AnyArray) -> Trace:
+        trace = FP32(values)
+        return trace | {layer: trace[layer][..., :-1]}
+
+    rung = against_truth(up(cropped))
+    assert (rung.passed, rung.tensor) == (False, layer)
+    assert "another shape" in (rung.reason or "")
+
+
+@pytest.mark.parametrize("layer", TENSORS)
+def test_a_missing_tensor_fails_by_name(layer: str) -> None:
+    kept = tuple(name for name in TENSORS if name != layer)
+    result = up(replace(FP32, only=kept), FP32)
+    rung = against_truth(result)
+    assert (rung.passed, rung.tensor, rung.error) == (False, layer, None)
+    assert rung.reason == f"tensor {layer} is missing from step-0"
+    assert against_truth(result, "step-1").passed
+
+
+def test_a_rung_without_outputs_cannot_vouch_for_the_next_one() -> None:
+    result = up(replace(FP32, only=("first", "second")), FP32)
+    pair = next(rung for rung in result.rungs if (rung.name, rung.against) == ("step-1", "step-0"))
+    assert (pair.passed, pair.tensors, pair.reason) == (False, 0, "nothing was compared")
+    assert pair.max_abs is None
+
+
+def test_an_output_that_is_missing_for_one_input_is_not_taken_from_another() -> None:
+    gone = inputs()[1].values.tobytes()
+
+    def sometimes(values: AnyArray) -> Trace:
+        return replace(FP32, only=("first", "second"))(values) if values.tobytes() == gone else FP32(values)
+
+    result = up(sometimes, FP32)
+    assert against_truth(result).reason == "tensor output is missing from step-0"
+    assert against_truth(result).max_abs is None
+    assert against_truth(result, "step-1").passed
+
+
+def test_several_missing_tensors_are_named_by_the_first() -> None:
+    assert against_truth(up(replace(FP32, only=("output",)))).tensor == "first"
+
+
+def test_a_wrong_tensor_is_named_before_a_missing_one_behind_it() -> None:
+    wrong = Toy(fault=only_at("first", scaled_channel(0, 1.1)), only=("first", "output"))
+    rung = against_truth(up(wrong))
+    assert (rung.passed, rung.tensor) == (False, "first")
+    assert rung.error is not None
+
+
+def test_tensors_that_the_truth_does_not_name_do_not_matter() -> None:
+    extra: Tracer = lambda values: FP32(values) | {"helper": np.full(3, math.nan)}  # noqa: E731
+    assert against_truth(up(extra)).passed
+
+
+def test_a_step_may_agree_with_the_truth_and_be_too_far_from_the_step_before() -> None:
+    """Both are within the tolerance, on opposite sides of the truth."""
+    floors: Mapping[Precision, Tracer] = {"fp32": FP32, "fp16": off(1.01, 1.01, 1.01)}
+    result = up(off(output=0.985), off(output=1.015), precision="fp16", floors=floors)
+    assert against_truth(result, "step-0").passed
+    assert against_truth(result, "step-1").passed
+    pair = next(rung for rung in result.rungs if (rung.name, rung.against) == ("step-1", "step-0"))
+    assert (pair.passed, pair.tensor) == (False, "output")
+
+
+def test_each_step_is_judged_by_its_own_precision() -> None:
+    assert against_truth(up(Toy(half=True, reverse=True), precision="fp16")).passed
+    assert not against_truth(up(Toy(half=True, reverse=True), precision="fp32")).passed
+
+
+def test_a_network_that_float32_cannot_compute_fails_at_the_base() -> None:
+    """Its floor, and with it every tolerance, would be so wide that nothing could fail."""
+    noisy = off(1.01, 1.01, 1.01)
+    result = up(noisy, floors={"fp32": noisy})
+    base, step = against_truth(result, "pytorch-fp32"), against_truth(result)
+    assert (base.passed, base.tensor) == (False, "first")
+    assert step.passed
+
+
+def test_a_tensor_that_half_precision_overflows_is_never_passed() -> None:
+    """The graph at hand may compute it in float32 and look fine; on the device it is infinite."""
+    overflowing = only_at("first", lambda _, values: times(values, 1e6))
+
+    def back(toy: Toy) -> Toy:
+        return replace(toy, fault=overflowing)
+
+    half: Tracer = lambda values: {n: _to_half(a) for n, a in back(FP32)(values).items()}  # noqa: E731
+    floors: Mapping[Precision, Tracer] = {"fp32": back(FP32), "fp16": half}
+    for step in (back(FP32), half):
+        result = up(step, precision="fp16", truth=Step("truth", back(FP64), "fp32"), floors=floors)
+        rung = against_truth(result)
+        assert (rung.passed, rung.tensor, rung.tolerance) == (False, "first", None)
+        assert "first" in (rung.reason or "")
+
+
+def _to_half(values: AnyArray) -> AnyArray:
+    with np.errstate(over="ignore"):
+        return values.astype(np.float16).astype(np.float32)
+
+
+# --- the largest class
+
+
+def test_a_flip_between_classes_as_near_as_the_noise_is_not_held_against_a_step() -> None:
+    def tied(values: AnyArray) -> AnyArray:
+        values = values.copy()
+        values[:, 1] = values[:, 0] * (1 + 1e-9) if values.dtype == np.float64 else values[:, 0] * (1 - 1e-7)
+        values[:, :2] += 100
+        return values
+
+    fault = only_at("output", lambda _, values: tied(values))
+    result = up(
+        Toy(fault=fault),
+        truth=Step("truth", Toy(np.float64, fault=fault), "fp32"),
+        floors={"fp32": Toy(fault=fault)},
+    )
+    rung = against_truth(result)
+    assert rung.top1_agreement is None
+    assert rung.passed
+
+
+def test_a_step_that_picks_other_classes_says_on_how_many_inputs() -> None:
+    turned = Toy(fault=only_at("output", lambda _, values: -values))
+    rung = against_truth(up(turned))
+    assert not rung.passed
+    assert rung.top1_agreement == 0.0
+    assert rung.cosine == pytest.approx(-1.0)
+
+
+# --- life
+
+
+def dead(dtype: type[np.floating]) -> Toy:
+    """Its outputs move by a ten-millionth of their size, as those of an uncalibrated network do."""
+    fault = only_at("output", lambda _, values: 1 + times(values, 1e-8))
+    return Toy(dtype, fault=fault)
+
+
+def test_a_dead_network_is_refused_although_every_rung_agrees() -> None:
+    result = up(dead(np.float32), truth=Step("truth", dead(np.float64), "fp32"), floors={"fp32": dead(np.float32)})
+    assert all(rung.passed for rung in result.rungs)
+    assert not result.liveness.passed
+    assert result.liveness.spread < result.liveness.wanted
+
+
+def test_a_live_network_is_seen_to_be_alive() -> None:
+    result = up(FP32)
+    assert result.liveness.passed
+    assert result.liveness.spread > 0.1
+    assert result.liveness.wanted == 3 * max(it.overall for it in result.output_tolerance.values())
+
+
+def test_an_extreme_input_does_not_make_a_dead_network_alive() -> None:
+    def numb(dtype: type[np.floating]) -> Tracer:
+        def run(values: AnyArray) -> Trace:
+            trace = Toy(dtype)(values)
+            return trace | {"output": np.full_like(trace["output"], 10.0 if abs(values).max() > 15 else 1.0)}
+
+        return run
+
+    given_inputs = [*inputs(rows=2), replace(inputs(1, rows=2, gain=9.0)[0], ordinary=False)]
+    truth = Step("truth", numb(np.float64), "fp32")
+    result = up(numb(np.float32), given_inputs=given_inputs, truth=truth, floors={"fp32": numb(np.float32)})
+    assert result.liveness.spread == 0.0
+    assert not result.liveness.passed
+    assert all(rung.passed for rung in result.rungs)
+
+
+def test_equal_inputs_are_no_evidence() -> None:
+    assert not up(FP32, given_inputs=inputs(1) * 3).liveness.passed
+
+
+def test_outputs_that_are_not_finite_are_not_alive() -> None:
+    broken = Toy(np.float64, fault=only_at("output", put(math.nan)))
+    result = up(broken, truth=Step("truth", broken, "fp32"), floors={"fp32": broken})
+    assert not result.liveness.passed
+    assert not any(rung.passed for rung in result.rungs)
+    assert against_truth(result).cosine == 0.0
+
+
+def test_the_inputs_come_one_after_the_other_through_all_rungs() -> None:
+    """Only one input's tensors are in memory at a time; and a tracer's arrays may be reused by its next run."""
+    calls: list[str] = []
+    reused: dict[str, AnyArray] = {}
+
+    def tracer(name: str, toy: Toy) -> Tracer:
+        def run(values: AnyArray) -> Trace:
+            calls.append(name)
+            for key, array in toy(values).items():
+                reused.setdefault(name + key, np.empty_like(array))[...] = array
+            return {key: reused[name + key] for key in TENSORS}
+
+        return run
+
+    floors: Mapping[Precision, Tracer] = {"fp32": tracer("fp32", FP32)}
+    result = up(tracer("step", FP32), truth=Step("truth", tracer("truth", FP64), "fp32"), floors=floors)
+    assert calls == ["truth", "fp32", "step"] * 3
+    assert all(rung.passed for rung in result.rungs)
+    assert result.liveness.passed

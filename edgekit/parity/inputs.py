@@ -12,7 +12,8 @@ from edgekit.parity.metrics import AnyArray
 from edgekit.preprocessing import Preprocessing
 from edgekit.synthetic import natural_image
 
-QUICK_INPUTS = 3
+# Synthetic ordinary inputs where no images are given. In a full climb every one of them is a run in float64.
+QUICK_INPUTS, FULL_INPUTS = 3, 2
 # Ordinary inputs need not drive every activation to its limit of 6; eight times their contrast drives every ReLU6 of
 # the reference networks there (measured from alpha 0.25 to 1, 96 to 224 pixels).
 SATURATING_GAIN = 8.0
@@ -27,7 +28,8 @@ def ladder_inputs(
     until there are more photos than places.
     """
     real = [Input(f"image-{i}", _batch(image, batch)) for i, image in enumerate(images)]
-    synthetic = [_natural(contract, resolution, batch, seed) for seed in range(max(QUICK_INPUTS - len(real), 0))]
+    places = QUICK_INPUTS if quick else FULL_INPUTS
+    synthetic = [_natural(contract, resolution, batch, seed) for seed in range(max(places - len(real), 0))]
     ordinary = real + synthetic
     if quick:
         return ordinary

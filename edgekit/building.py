@@ -9,12 +9,12 @@ from pathlib import Path
 from edgekit import manifest, profile
 from edgekit.errors import GateFailed, UsageError
 from edgekit.helpers import EngineBuilds, Helpers
-from edgekit.manifest import EngineRecord, Manifest, ProfileRecord
+from edgekit.manifest import Engine, Manifest, ProfileRecord
 from edgekit.plan import FASTEST_FIRST, Precision
 from edgekit.profile import ExportProfile
 
 
-def build(path: Path, profiles: Sequence[ExportProfile]) -> tuple[EngineRecord, ...]:
+def build(path: Path, profiles: Sequence[ExportProfile]) -> tuple[Engine, ...]:
     """Build every profile's engine for the variant at `path` (its folder or manifest); returns their records.
 
     An engine that fails leaves the one that was there. Raises InputUnusable when the folder is not what its manifest
@@ -51,7 +51,7 @@ def _precision(used: ExportProfile, graphs: dict[str, str]) -> Precision:
     )
 
 
-def _with_engines(found: Manifest, profiles: Sequence[ExportProfile], records: Sequence[EngineRecord]) -> Manifest:
+def _with_engines(found: Manifest, profiles: Sequence[ExportProfile], records: Sequence[Engine]) -> Manifest:
     """The manifest with the new engines in place of older ones of the same profile; a failed one replaces nothing."""
     done = {record.profile for record in records if record.status != "failed"}
     engines = [record for record in found.engines if record.profile not in done]

@@ -8,7 +8,7 @@ from pathlib import Path
 from edgekit import engines
 from edgekit.engines.builder import Builder
 from edgekit.graph.simplify import Simplified, Simplifier
-from edgekit.manifest import EngineRecord, ReceiptRecord
+from edgekit.manifest import Engine
 from edgekit.plan import Precision
 from edgekit.profile import ExportProfile
 
@@ -65,22 +65,22 @@ class EngineBuilds:
         if self.wanted:
             self.pending = self._begin(*self.wanted[0])
 
-    def finish(self) -> tuple[EngineRecord, ...]:
+    def finish(self) -> tuple[Engine, ...]:
         """Every engine's record; their files are in the folder."""
         records = []
         for number, (profile, precision) in enumerate(self.wanted):
             pending = self.pending if number == 0 and self.pending else self._begin(profile, precision)
             self.pending = None
-            records.append(_record(pending.finish()))
+            records.append(pending.finish())
         return tuple(records)
 
-    def drop(self) -> tuple[EngineRecord, ...]:
+    def drop(self) -> tuple[Engine, ...]:
         """Forget what is being built: no engines."""
         if self.pending is not None:
             built = self.pending.finish()
             self.pending = None
             if built.path is not None:
-                built.path.unlink()
+                (self.folder / built.path).unlink()
         return ()
 
     def _begin(self, profile: ExportProfile, precision: Precision) -> engines.PendingEngine:
@@ -94,20 +94,3 @@ class EngineBuilds:
             batch=DYNAMIC_BATCH if self.batch is None else None,
             builder=self.helpers.builders.get(profile.flavour),
         )
-
-
-def _record(engine: engines.Engine) -> EngineRecord:
-    receipt = engine.receipt
-    return EngineRecord(
-        profile=engine.profile,
-        flavour=engine.flavour,
-        targets=engine.targets,
-        status=engine.status,
-        path=engine.path.name if engine.path else None,
-        bytes=engine.bytes,
-        sha256=engine.sha256,
-        receipt=ReceiptRecord(receipt.requested, receipt.found, receipt.passed, receipt.reason) if receipt else None,
-        reason=engine.reason,
-        builder=engine.builder,
-        seconds=engine.seconds,
-    )

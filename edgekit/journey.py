@@ -27,7 +27,7 @@ from edgekit.helpers import EngineBuilds, Helpers
 from edgekit.images import load_image
 from edgekit.manifest import (
     Artifact,
-    EngineRecord,
+    Engine,
     Manifest,
     ProfileRecord,
     Staging,
@@ -149,7 +149,9 @@ class Journey:
                 raise
             return self._export(variant, "dynamo")
         graph = onnx.load_model_from_string(raw)
-        anchors = name_anchors(graph, folded, find_anchors(self.module, example))
+        anchors = find_anchors(self.module, example)
+        # The reference gets all of them: a layer whose weights the graph does not hold is missing there, by name.
+        name_anchors(graph, folded, anchors)
         tidy(graph)
         simplified = self.helpers.simplify(bytes(graph.SerializeToString()))
         reference = Reference(self.module, folded, anchors, self.plan.quick, self.plan.half)
@@ -222,7 +224,7 @@ class Journey:
         variant: Variant,
         proven: Proven,
         artifacts: tuple[Artifact, ...],
-        engines: tuple[EngineRecord, ...],
+        engines: tuple[Engine, ...],
         seconds: float,
     ) -> Manifest:
         counts = self.counter.at(variant.resolution)

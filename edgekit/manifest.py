@@ -29,6 +29,8 @@ SCHEMA = 1
 NAME = "manifest.json"
 LARGEST_MANIFEST = 16 * 2**20
 
+EnginePrecision = Literal["fp32", "fp16"]
+
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -54,18 +56,25 @@ class Artifact:
 
 
 @dataclass(frozen=True)
-class ReceiptRecord:
-    """The precision asked for, and what the network that was built declares: compute layers by precision."""
+class Receipt:
+    """The precision `requested`, and how many compute layers of each dtype were `found` in the network that is built.
 
-    requested: str
+    `reason` says why it did not pass; where it did, it may name a reservation.
+    """
+
+    requested: EnginePrecision
     found: dict[str, int]
     passed: bool
     reason: str | None = None
 
 
 @dataclass(frozen=True)
-class EngineRecord:
-    """What became of one profile's engine. `reason` says why there is none, and where it can be built."""
+class Engine:
+    """What became of one profile's engine; `path` is relative to the manifest.
+
+    "built": `path`, `bytes`, `sha256`, `builder` (the TensorRT version) and a passed `receipt` are there. "not-here":
+    `reason` says why, and what to run where. "failed": `reason` says why; `receipt` is there when the precision is it.
+    """
 
     profile: str
     flavour: str
@@ -74,7 +83,7 @@ class EngineRecord:
     path: str | None = None
     bytes: int | None = None
     sha256: str | None = None
-    receipt: ReceiptRecord | None = None
+    receipt: Receipt | None = None
     reason: str | None = None
     builder: str | None = None
     seconds: float | None = None
@@ -129,7 +138,7 @@ class Manifest:
     preprocessing: Preprocessing
     artifacts: tuple[Artifact, ...]
     parity: ParityReport
-    engines: tuple[EngineRecord, ...]
+    engines: tuple[Engine, ...]
     profiles: tuple[ProfileRecord, ...]
     tools: dict[str, str]
     machine: dict[str, str]

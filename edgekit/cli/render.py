@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from edgekit.cli.output import millions, size, table
 
 if TYPE_CHECKING:
-    from edgekit.manifest import EngineRecord, Manifest
+    from edgekit.manifest import Engine, Manifest
     from edgekit.parity.report import BatchCheck, ParityReport
 
 
@@ -41,7 +41,7 @@ def engine_words(found: Manifest) -> str:
     return ", ".join(f"{engine.profile}: {engine.status}" for engine in found.engines) or "none asked for"
 
 
-def engine_line(engine: EngineRecord) -> str:
+def engine_line(engine: Engine) -> str:
     """What became of one profile's engine."""
     if engine.receipt is None:
         return f"engine {engine.profile}: {engine.status}" + (f"; {engine.reason}" if engine.reason else "")

@@ -6,40 +6,18 @@ A profile that builds nothing here, or cannot, is no error: the Engine says why 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from edgekit.engines.builder import Builder, Flavour
-from edgekit.engines.receipt import Precision, PrecisionMismatch, Receipt
+from edgekit.engines.receipt import PrecisionMismatch
 from edgekit.engines.request import BuildRequest
 from edgekit.engines.trtexec import build_command
 from edgekit.errors import EdgekitError, MachineLacks
-from edgekit.manifest import TensorSpec
+from edgekit.manifest import Engine, EnginePrecision, TensorSpec
 from edgekit.profile import ExportProfile
 
 Batch = tuple[int, int, int]  # min, opt, max
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What became of one profile's engine.
-
-    "built": `path`, `bytes`, `sha256`, `builder` (the TensorRT version) and a passed `receipt` are there. "not-here":
-    `reason` says why, and what to run where. "failed": `reason` says why; `receipt` is there when the precision is it.
-    """
-
-    profile: str
-    flavour: str
-    targets: tuple[str, ...]
-    status: Literal["built", "not-here", "failed"]
-    path: Path | None = None
-    bytes: int | None = None
-    sha256: str | None = None
-    receipt: Receipt | None = None
-    reason: str | None = None
-    builder: str | None = None
-    seconds: float | None = None
 
 
 class PendingEngine:
@@ -64,7 +42,7 @@ class PendingEngine:
         return replace(
             self._engine,
             status="built",
-            path=built.path,
+            path=built.path.name,
             bytes=built.bytes,
             sha256=built.sha256,
             receipt=built.receipt,
@@ -87,7 +65,7 @@ def build_engine(
     profile: ExportProfile,
     onnx_path: Path,
     out_path: Path,
-    precision: Precision,
+    precision: EnginePrecision,
     *,
     batch: Batch | None = None,
     inputs: tuple[TensorSpec, ...] = (),
@@ -105,7 +83,7 @@ def start_engine(
     profile: ExportProfile,
     onnx_path: Path,
     out_path: Path,
-    precision: Precision,
+    precision: EnginePrecision,
     *,
     batch: Batch | None = None,
     inputs: tuple[TensorSpec, ...] = (),
@@ -130,7 +108,7 @@ def start_engine(
 
 
 def _request(
-    profile: ExportProfile, onnx_path: Path, out_path: Path, precision: Precision, batch: Batch | None
+    profile: ExportProfile, onnx_path: Path, out_path: Path, precision: EnginePrecision, batch: Batch | None
 ) -> BuildRequest:
     return BuildRequest(
         onnx_path,
@@ -158,7 +136,7 @@ def _on_the_board(
     profile: ExportProfile,
     onnx_path: Path,
     out_path: Path,
-    precision: Precision,
+    precision: EnginePrecision,
     batch: Batch | None,
     inputs: tuple[TensorSpec, ...],
 ) -> str:

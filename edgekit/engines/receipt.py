@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from edgekit.errors import GateFailed
-
-Precision = Literal["fp16", "fp32"]
+from edgekit.manifest import EnginePrecision, Receipt
 
 # The graph declares layers that are meant to stay in FP32 by node name, one a line, under this key of its metadata.
 KEPT_FP32_KEY = "edgekit.kept_fp32"
@@ -35,19 +33,6 @@ class Layer:
     computes: bool
 
 
-@dataclass(frozen=True)
-class Receipt:
-    """What was `requested`, and how many compute layers of each dtype were `found` in the network.
-
-    `reason` says why it did not pass, or with what reservation it did.
-    """
-
-    requested: Precision
-    found: dict[str, int]
-    passed: bool
-    reason: str | None = None
-
-
 class PrecisionMismatch(GateFailed):
     """The network is not in the precision asked for; nothing was built. Exit code 1."""
 
@@ -67,7 +52,7 @@ class PrecisionMismatch(GateFailed):
 
 
 def judge(
-    requested: Precision, graph: Sequence[Layer], network: Sequence[Layer], kept_fp32: Collection[str] = ()
+    requested: EnginePrecision, graph: Sequence[Layer], network: Sequence[Layer], kept_fp32: Collection[str] = ()
 ) -> Receipt:
     """Compare what was asked with what the ONNX graph declares and what TensorRT made of it.
 
@@ -102,7 +87,7 @@ def _missing(judged: Sequence[Layer]) -> str | None:
     return None if judged else "no floating-point layer was found to judge by"
 
 
-def _wrong(what: str, requested: Precision, layers: Sequence[Layer], kept_fp32: Collection[str]) -> str | None:
+def _wrong(what: str, requested: EnginePrecision, layers: Sequence[Layer], kept_fp32: Collection[str]) -> str | None:
     kept = [layer for layer in layers if layer.name in kept_fp32 and layer.dtype == "fp32"]
     wrong = [layer for layer in layers if layer.dtype != requested and layer not in kept]
     if requested == "fp16" and layers and len(kept) == len(layers):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgekit.engines.receipt import Precision, Receipt
 from edgekit.errors import UsageError
+from edgekit.manifest import EnginePrecision, Receipt
 
 LEVELS = range(6)
 
@@ -24,7 +24,7 @@ class BuildRequest:
 
     onnx_path: Path
     out_path: Path
-    precision: Precision
+    precision: EnginePrecision
     targets: tuple[str, ...] = ()
     batch: tuple[int, int, int] | None = None
     fp16_mode: Literal["typed", "flag"] = "typed"

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import shlex
 
-from edgekit.engines.receipt import Precision
 from edgekit.errors import UsageError
-from edgekit.manifest import TensorSpec
+from edgekit.manifest import EnginePrecision, TensorSpec
 from edgekit.profile import ExportProfile, version_of
 
 PROGRAM = "/usr/src/tensorrt/bin/trtexec"
@@ -19,7 +18,7 @@ def build_command(
     profile: ExportProfile,
     onnx: str,
     engine: str,
-    precision: Precision,
+    precision: EnginePrecision,
     batch: tuple[int, int, int] | None = None,
     inputs: tuple[TensorSpec, ...] = (),
 ) -> str:
@@ -37,7 +36,7 @@ def build_command(
     return shlex.join([PROGRAM, *options])
 
 
-def _precision(version: tuple[int, ...], fp16: str, precision: Precision) -> list[str]:
+def _precision(version: tuple[int, ...], fp16: str, precision: EnginePrecision) -> list[str]:
     """TF32 is off, as in every engine that edgekit builds: FP32 asked is FP32."""
     if fp16 == "flag":
         return ["--noTF32", *(["--fp16"] if precision == "fp16" else [])]

@@ -23,11 +23,11 @@ from polygraphy.backend.trt import CreateConfig, CreateNetwork, EngineBytesFromN
 from polygraphy.exception import PolygraphyException
 from polygraphy.logger import G_LOGGER
 
-from edgekit.engines.receipt import Layer, PrecisionMismatch, Receipt, allowed_by_flag, judge
+from edgekit.engines.receipt import Layer, PrecisionMismatch, allowed_by_flag, judge
 from edgekit.engines.request import BuildRequest, BuiltEngine, Probe, Probed, capability, partial_path
 from edgekit.engines.screen import Screened, screen
 from edgekit.errors import InputUnusable, MachineLacks, UsageError
-from edgekit.manifest import disk_errors
+from edgekit.manifest import Receipt, disk_errors
 from edgekit.profile import opset_limit
 
 RTX = os.environ.get("POLYGRAPHY_USE_TENSORRT_RTX") == "1"

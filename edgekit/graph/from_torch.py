@@ -9,8 +9,10 @@ from __future__ import annotations
 import copy
 import io
 import itertools
+import logging
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +28,9 @@ WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 WEIGHTED_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 INPUT, OUTPUT = "input", "logits"
+# By torch's own word; the exporter is deprecated and learns no newer one. It tries all the same, and what it does not
+# know ends in thousands of lines on stderr.
+NEWEST_TORCHSCRIPT_OPSET = 20
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,8 @@ def norm_pairs(module: nn.Module) -> dict[str, str]:
             continue
         children = list(parent.named_children())
         for (name, layer), (norm_name, norm) in itertools.pairwise(children):
-            if isinstance(layer, WEIGHTED) and isinstance(norm, NORMS):
+            # A norm without running statistics normalises by its input, in eval mode too: it cannot be folded.
+            if isinstance(layer, WEIGHTED) and isinstance(norm, NORMS) and norm.running_mean is not None:
                 prefix = f"{path}." if path else ""
                 pairs[prefix + name] = prefix + norm_name
     return pairs
@@ -61,12 +67,12 @@ def norm_pairs(module: nn.Module) -> dict[str, str]:
 
 def fold_batch_norms(module: nn.Module) -> nn.Module:
     """A copy of `module` (in eval mode) with every batch norm of `norm_pairs` folded into its layer, in float64."""
-    folded = copy.deepcopy(module).eval()
+    folded = copy.deepcopy(module)
     for layer_path, norm_path in norm_pairs(folded).items():
         _fold(folded.get_submodule(layer_path), folded.get_submodule(norm_path))
         parent, _, child = norm_path.rpartition(".")
         folded.get_submodule(parent).register_module(child, nn.Identity())
-    return folded.requires_grad_(False)
+    return folded.eval().requires_grad_(False)
 
 
 def _fold(layer: nn.Module, norm: nn.Module) -> None:
@@ -82,12 +88,19 @@ def _fold(layer: nn.Module, norm: nn.Module) -> None:
     bias = shift * scale
     if norm.affine:
         bias = bias + norm.bias.double()
-    # A transposed convolution keeps its output channels in axis 1, grouped; every other layer in axis 0.
-    transposed = isinstance(layer, nn.ConvTranspose2d)
-    shape = (1, -1, 1, 1) if transposed else (-1, *(1 for _ in layer.weight.shape[1:]))
-    dtype = layer.weight.dtype
-    layer.weight = nn.Parameter((layer.weight.detach().double() * scale.view(shape)).to(dtype))
-    layer.bias = nn.Parameter(bias.detach().to(dtype))
+    weight = layer.weight.detach().double() * _by_output_channel(scale, layer)
+    layer.weight = nn.Parameter(weight.to(layer.weight.dtype))
+    layer.bias = nn.Parameter(bias.detach().to(layer.weight.dtype))
+
+
+def _by_output_channel(scale: Tensor, layer: nn.Module) -> Tensor:
+    """One number for each output channel, in a shape that broadcasts against the layer's weight."""
+    assert isinstance(layer.weight, Tensor)
+    if not isinstance(layer, nn.ConvTranspose2d):
+        return scale.view(-1, *(1 for _ in layer.weight.shape[1:]))
+    # Its weight is (inputs, outputs / groups, H, W): each group of inputs makes its own outputs.
+    by_group = scale.view(layer.groups, -1)
+    return by_group.repeat_interleave(layer.in_channels // layer.groups, dim=0)[:, :, None, None]
 
 
 def find_anchors(module: nn.Module, example: Tensor) -> list[Anchor]:
@@ -113,17 +126,36 @@ def export_onnx(
 ) -> bytes:
     """`folded` as a serialised ONNX model at the example's shape; input `input`, output `logits`.
 
-    Raises InputUnusable when the exporter cannot express the network.
+    Raises InputUnusable when the exporter cannot express the network, or not in this opset.
     """
+    if exporter == "torchscript" and opset > NEWEST_TORCHSCRIPT_OPSET:
+        raise _wrong_opset(exporter, f"up to {NEWEST_TORCHSCRIPT_OPSET}", opset)
     export = _torchscript if exporter == "torchscript" else _dynamo
     try:
-        return export(folded, example, opset, dynamic_batch)
+        model = export(folded, example, opset, dynamic_batch)
     except (RuntimeError, ValueError, TypeError, torch.onnx.errors.OnnxExporterError) as error:
         raise InputUnusable(
             f"torch.onnx ({exporter}) cannot export this network",
             got=_first_line(error),
             hint="try the other one with --exporter",
         ) from error
+    if (written := _opset(model)) != opset:
+        raise _wrong_opset(exporter, str(written), opset)
+    return model
+
+
+def _opset(model: bytes) -> int:
+    imports = onnx.load_model_from_string(model).opset_import
+    return int(next(used.version for used in imports if used.domain in ("", "ai.onnx")))
+
+
+def _wrong_opset(exporter: Exporter, got: str, wanted: int) -> InputUnusable:
+    return InputUnusable(
+        f"torch.onnx ({exporter}) does not write this opset",
+        got=f"opset {got}",
+        wanted=f"opset {wanted}",
+        hint="try the other one with --exporter, or another opset in the profile",
+    )
 
 
 def _torchscript(folded: nn.Module, example: Tensor, opset: int, dynamic_batch: bool) -> bytes:
@@ -150,7 +182,7 @@ def _dynamo(folded: nn.Module, example: Tensor, opset: int, dynamic_batch: bool)
     shapes = {0: torch.export.Dim("batch", min=1, max=4096)} if dynamic_batch else None
     if dynamic_batch and example.shape[0] == 1:
         example = example.repeat(2, 1, 1, 1)  # torch.export specialises on a size of 1
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _silent_logs():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             folded,
@@ -166,6 +198,20 @@ def _dynamo(folded: nn.Module, example: Tensor, opset: int, dynamic_batch: bool)
     return bytes(program.model_proto.SerializeToString())
 
 
+@contextmanager
+def _silent_logs() -> Iterator[None]:
+    """Where it cannot write the opset asked for, this exporter logs a page, keeps its own, and calls that success."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
 def _first_line(error: BaseException) -> str:
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
@@ -175,22 +221,23 @@ def name_anchors(model: onnx.ModelProto, folded: nn.Module, anchors: list[Anchor
     """Give every anchor's node and output tensor the anchor's name, in place; returns the anchors found.
 
     Nodes and layers are matched by order *and* by their weights, bit for bit: a wrong pairing is impossible unless
-    two neighbouring layers are identical.
+    two neighbouring layers are identical. An anchor whose weights no node has is left out, and only that one.
     """
-    nodes = _weighted_nodes(model)
+    nodes = list(_weighted_nodes(model))
     renamed: dict[str, str] = {}
     named: list[Anchor] = []
-    node = next(nodes, None)
     for anchor in anchors:
         weight = folded.get_submodule(anchor.name).weight
         assert isinstance(weight, Tensor)
-        if node is None or not _same_weight(node[1], weight):
+        place = next((i for i, (_, held) in enumerate(nodes) if _same_weight(held, weight)), None)
+        if place is None:
             continue
-        node[0].name = anchor.name
+        node, _ = nodes[place]
+        del nodes[: place + 1]
+        node.name = anchor.name
         named.append(anchor)
         if not anchor.is_output:
-            renamed[node[0].output[0]] = anchor.name
-        node = next(nodes, None)
+            renamed[node.output[0]] = anchor.name
     _rename_tensors(model, renamed)
     return named
 
@@ -203,6 +250,8 @@ def _weighted_nodes(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, on
 
 
 def _same_weight(tensor: onnx.TensorProto, weight: Tensor) -> bool:
+    if sorted(tensor.dims) != sorted(weight.shape):
+        return False
     value = torch.from_numpy(numpy_helper.to_array(tensor).copy())
     return torch.equal(value, weight) or (weight.ndim == 2 and torch.equal(value, weight.T))
 

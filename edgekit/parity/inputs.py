@@ -14,6 +14,7 @@ from edgekit.synthetic import natural_image
 
 # Synthetic ordinary inputs where no images are given. In a full climb every one of them is a run in float64.
 QUICK_INPUTS, FULL_INPUTS = 3, 2
+LETTERBOX_SEED = 1000
 # Ordinary inputs need not drive every activation to its limit of 6; eight times their contrast drives every ReLU6 of
 # the reference networks there (measured from alpha 0.25 to 1, 96 to 224 pixels).
 SATURATING_GAIN = 8.0
@@ -33,14 +34,31 @@ def ladder_inputs(
     ordinary = real + synthetic
     if quick:
         return ordinary
-    black = _batch(normalise(np.zeros((3, resolution, resolution), np.float32), contract), batch)
     saturating = ordinary[0].values * np.float32(SATURATING_GAIN)
-    return [*ordinary, Input("black", black), Input("saturating", saturating, ordinary=False)]
+    return [
+        *ordinary,
+        Input("letterbox", _letterbox(contract, resolution, batch)),
+        Input("saturating", saturating, ordinary=False),
+    ]
 
 
 def _natural(contract: Preprocessing, resolution: int, batch: int, seed: int) -> Input:
     rows = [normalise(natural_image(resolution, seed * 4096 + row), contract) for row in range(batch)]
     return Input(f"natural-{seed}", np.concatenate(rows))
+
+
+def _letterbox(contract: Preprocessing, resolution: int, batch: int) -> AnyArray:
+    """An image between two bars of pure black: zeros, as every camera and every padded frame has them.
+
+    Not black all over: in a flat image all pixels of a channel round alike, and a floor is measured on one rounding
+    where it should be on thousands (docs/decisions/0003-tolerances.md).
+    """
+    values = _natural(contract, resolution, batch, LETTERBOX_SEED).values
+    bar = resolution // 4
+    black = normalise(np.zeros((3, 1, 1), np.float32), contract)
+    values[:, :, :bar] = black
+    values[:, :, -bar:] = black
+    return values
 
 
 def _batch(image: AnyArray, batch: int) -> AnyArray:

@@ -17,10 +17,10 @@ Precision = Literal["fp32", "fp16"]
 UNIT_ROUNDOFF: dict[Precision, float] = {"fp32": 2.0**-24, "fp16": 2.0**-11}
 
 # Floor and distance are two draws of the same noise, and their squared ratio has an F distribution whose degrees of
-# freedom are the independent roundings behind them: dozens over a whole tensor, but around ten in the one channel that
-# weighs most, and in a flat image every pixel of a channel has the same rounding. Fitted to 200 correct exports, these
-# factors are exceeded in less than one comparison in 100,000; in half precision, where floor and graph round in the
-# same places, less than one in a million. The measurements are in docs/decisions/0003-tolerances.md.
+# freedom are the independent roundings behind them: 28 (fp32) and 50 (fp16) over a whole tensor, but 12 and 25 in the
+# one channel that weighs most. Fitted to 200 correct exports, each of these factors is exceeded in less than one
+# comparison in 10**8. In half precision, floor and graph round in the same places and agree better than two draws do.
+# docs/decisions/0003-tolerances.md has the measurements.
 FACTOR: dict[Precision, Distance] = {"fp32": Distance(overall=8.0, channel=8.0), "fp16": Distance(2.0, 4.0)}
 
 # Half precision has eleven bits. A network that amplifies rounding by 2**11 has none of them left: beyond that, neither

@@ -32,10 +32,10 @@ from edgekit.cli import app, run
 from edgekit.environment import Environment, Finding
 from edgekit.manifest import (
     Artifact,
-    EngineRecord,
+    Engine,
     Manifest,
     ProfileRecord,
-    ReceiptRecord,
+    Receipt,
     Staging,
     VariantRecord,
     WeightsRecord,
@@ -356,7 +356,7 @@ def rtx_plan() -> bytes:
 RUNG = Rung("onnx", "pytorch-fp64", True, 1.5e-6, 4.1e-6, "blocks.1", 53, 4.4e-6, 1e-5, 1.0, 110.0, 1.0)
 
 
-def described(files: tuple[Artifact, ...], engine: EngineRecord) -> Manifest:
+def described(files: tuple[Artifact, ...], engine: Engine) -> Manifest:
     rtx = profile.load("rtx")
     return Manifest(
         key="k" * 64,
@@ -395,8 +395,8 @@ def variant(tmp_path: Path) -> Path:
     staging = Staging(folder)
     plan_hash, plan_size = staging.write("model.rtx.engine", rtx_plan())
     hash_, size = staging.write("model.onnx", small_model())
-    receipt = ReceiptRecord("fp16", {"fp16": 52, "fp32": 1}, True)
-    built = EngineRecord("rtx", "tensorrt-rtx", ("sm86",), "built", "model.rtx.engine", plan_size, plan_hash, receipt)
+    receipt = Receipt("fp16", {"fp16": 52, "fp32": 1}, True)
+    built = Engine("rtx", "tensorrt-rtx", ("sm86",), "built", "model.rtx.engine", plan_size, plan_hash, receipt)
     staging.commit(described((Artifact("onnx-fp32", "model.onnx", hash_, size, "tests", 2),), built))
     return folder
 

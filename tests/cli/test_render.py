@@ -13,10 +13,10 @@ from edgekit import profile
 from edgekit.cli import render
 from edgekit.manifest import (
     Artifact,
-    EngineRecord,
+    Engine,
     Manifest,
     ProfileRecord,
-    ReceiptRecord,
+    Receipt,
     VariantRecord,
     WeightsRecord,
 )
@@ -38,7 +38,7 @@ REPORT = ParityReport(
     saturation=Saturation(35, 34),
     notes=("1 clipped activations were never driven to their limit",),
 )
-BUILT = EngineRecord(
+BUILT = Engine(
     "rtx",
     "tensorrt-rtx",
     ("sm80", "sm86"),
@@ -46,10 +46,10 @@ BUILT = EngineRecord(
     "model.rtx.engine",
     5_120_000,
     "a" * 64,
-    ReceiptRecord("fp16", {"fp16": 65, "fp32": 2}, True),
+    Receipt("fp16", {"fp16": 65, "fp32": 2}, True),
 )
-ABSENT = EngineRecord("orin", "tensorrt", ("sm87",), "not-here", reason="is built on the board: edgekit build there")
-BROKEN = EngineRecord("cuda", "tensorrt", (), "failed", reason="the builder was killed by SIGSEGV")
+ABSENT = Engine("orin", "tensorrt", ("sm87",), "not-here", reason="is built on the board: edgekit build there")
+BROKEN = Engine("cuda", "tensorrt", (), "failed", reason="the builder was killed by SIGSEGV")
 MANIFEST = Manifest(
     key="k",
     created="2026-01-02T03:04:05+00:00",
@@ -154,7 +154,7 @@ def test_an_engine_that_was_built_shows_what_was_asked_and_what_was_found() -> N
 
 
 @pytest.mark.parametrize("record", [ABSENT, BROKEN])
-def test_an_engine_that_is_not_there_says_why(record: EngineRecord) -> None:
+def test_an_engine_that_is_not_there_says_why(record: Engine) -> None:
     assert render.engine_line(record) == f"engine {record.profile}: {record.status}; {record.reason}"
 
 
@@ -163,7 +163,7 @@ def test_an_engine_without_a_reason_has_none() -> None:
 
 
 def test_an_engine_of_the_wrong_precision_shows_both() -> None:
-    silent = replace(BUILT, status="failed", receipt=ReceiptRecord("fp16", {"fp32": 67}, False, "silently fp32"))
+    silent = replace(BUILT, status="failed", receipt=Receipt("fp16", {"fp32": 67}, False, "silently fp32"))
     assert render.engine_line(silent) == "engine rtx: failed; fp16 asked for, layers found: 67 in fp32"
 
 

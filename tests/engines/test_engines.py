@@ -11,10 +11,10 @@ import pytest
 from small_graphs import chain, mobile, saved
 
 from edgekit import engines, profile
-from edgekit.engines import Engine, build_engine, start_engine
+from edgekit.engines import build_engine, start_engine
 from edgekit.engines.builder import Builder
 from edgekit.engines.plan import read_plan_header
-from edgekit.manifest import TensorSpec
+from edgekit.manifest import Engine, TensorSpec
 
 RTX = profile.load("rtx")
 
@@ -28,7 +28,7 @@ def test_built_for_every_target_of_the_default_profile(builder: Builder, fp16: P
     out = fp16.with_name("model.rtx.engine")
     engine = build_engine(RTX, fp16, out, "fp16", builder=builder)
     assert (engine.status, engine.profile, engine.flavour) == ("built", "rtx", "tensorrt-rtx")
-    assert (engine.path, engine.bytes, engine.reason) == (out, out.stat().st_size, None)
+    assert (engine.path, engine.bytes, engine.reason) == (out.name, out.stat().st_size, None)
     assert engine.receipt is not None
     assert engine.receipt.passed
     assert read_plan_header(out).targets == RTX.targets == engine.targets

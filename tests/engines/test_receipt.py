@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.engines.receipt import Layer, Precision, PrecisionMismatch, Receipt, allowed_by_flag, judge
+from edgekit.engines.receipt import Layer, PrecisionMismatch, allowed_by_flag, judge
+from edgekit.manifest import EnginePrecision, Receipt
 
 
 def conv(name: str, dtype: str) -> Layer:
@@ -33,7 +34,7 @@ def test_casts_and_activations_at_the_border_do_not_count() -> None:
 
 
 @pytest.mark.parametrize("requested", ["fp16", "fp32"])
-def test_one_layer_in_another_precision_fails_and_is_named(requested: Precision) -> None:
+def test_one_layer_in_another_precision_fails_and_is_named(requested: EnginePrecision) -> None:
     wrong = {"fp16": "fp32", "fp32": "fp16"}[requested]
     right = [conv("a", requested), conv("b", requested)]
     odd = [conv("a", requested), conv("b", wrong)]

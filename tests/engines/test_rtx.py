@@ -23,10 +23,11 @@ from small_graphs import chain, mobile, saved
 from edgekit.engines import rtx
 from edgekit.engines.builder import Builder
 from edgekit.engines.plan import PlanHeader, read_plan_header
-from edgekit.engines.receipt import KEPT_FP32_KEY, PrecisionMismatch, Receipt
+from edgekit.engines.receipt import KEPT_FP32_KEY, PrecisionMismatch
 from edgekit.engines.request import BuildRequest, BuiltEngine, partial_path
 from edgekit.errors import EdgekitError, InputUnusable, UsageError
 from edgekit.isolation import IsolationFailed
+from edgekit.manifest import Receipt
 
 PORTABLE = ("sm80", "sm86", "sm89", "sm120", "sm121")
 

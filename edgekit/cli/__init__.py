@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import NoReturn
 
 import typer
 
 from edgekit.cli.export import export as export_command
 from edgekit.cli.gates import build, parity
 from edgekit.cli.info import doctor, inspect, lint, models, profiles
-from edgekit.cli.output import INTERRUPTED, SCHEMA
+from edgekit.cli.output import INTERRUPTED, SCHEMA, leave
+from edgekit.errors import MachineLacks
 
 app = typer.Typer(
     name="edgekit",
@@ -35,9 +37,9 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
         raise typer.Exit
 
 
-def main() -> None:
+def main() -> NoReturn:
     """The entry point of the `edgekit` command."""
-    sys.exit(run(sys.argv[1:]))
+    leave(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
@@ -46,6 +48,11 @@ def run(arguments: list[str]) -> int:
         code = app(arguments, prog_name="edgekit", standalone_mode=False)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:  # whoever read the result has seen enough
+        return 1
+    except OSError as error:  # a full disk behind stdout, above all; what commands read and write is typed by them
+        typer.echo(f"edgekit: {error}", err=True)
+        return MachineLacks.exit_code
     except Exception as error:
         # Typer carries its own copy of click in some versions and imports it in others: known by its shape.
         if not (hasattr(error, "format_message") and hasattr(error, "exit_code")):

@@ -357,3 +357,12 @@ def test_a_folder_that_cannot_be_written(tmp_path, capsys):
     assert run(["export", "mobilenet_v2", *SMALL, *QUICK, "--out", str(tmp_path / "taken")]) == 2
     assert run(["export", "mobilenet_v2", *SMALL, *QUICK, "--out", "/proc/edgekit"]) == 2
     assert "cannot write there" in capsys.readouterr().err
+
+
+def test_a_full_disk_behind_stdout_is_an_exit_code_and_no_traceback():
+    with Path("/dev/full").open("w") as full:
+        argv = [sys.executable, "-c", "from edgekit.cli import main; main()", "profiles"]
+        done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert done.returncode == 3
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr

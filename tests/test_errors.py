@@ -71,5 +71,11 @@ def test_a_word_unlike_any_other_gets_the_whole_list() -> None:
     assert did_you_mean("zzz", ["cpu", "rtx"]) == "one of: cpu, rtx"
 
 
+def test_no_more_than_three_are_suggested() -> None:
+    hint = did_you_mean("net", ["net1", "net2", "net3", "net4", "net5"])
+    assert hint is not None
+    assert hint.count("net") == 3
+
+
 def test_where_nothing_is_known_nothing_is_suggested() -> None:
     assert did_you_mean("zzz", []) is None

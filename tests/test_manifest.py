@@ -524,6 +524,53 @@ def test_the_files_are_on_the_disk_before_they_are_moved(tmp_path: Path, monkeyp
     assert steps[len(FILES) + 1 :] == [*(f"move {name}" for name in sorted(FILES)), f"move {NAME}", "sync v"]
 
 
+# --- adding to a folder
+
+
+def rebuilt(folder: Path, data: bytes = b"a newer plan") -> tuple[Staging, Manifest]:
+    """An engine built again, and the manifest that knows it; not in the folder yet."""
+    staging = Staging(folder)
+    staging.link(folder / "model.onnx")
+    sha256, size = staging.write("model.rtx.engine", data)
+    return staging, replace(SAMPLE, engines=(replace(SAMPLE.engines[0], sha256=sha256, bytes=size),))
+
+
+def test_new_files_are_added_and_what_is_there_stays(tmp_path: Path) -> None:
+    folder = filled(tmp_path / "v")
+    (folder / "notes.txt").write_text("mine")
+    staging, newer = rebuilt(folder)
+    assert read_verified(folder)[0] == SAMPLE  # nothing has changed yet
+    staging.add_to(newer)
+    staging.discard()
+    assert read_verified(folder)[0] == newer
+    assert names(folder) == {*FILES, NAME, "notes.txt"}
+    assert names(tmp_path) == {"v"}
+
+
+def test_a_file_is_lent_to_the_work_and_not_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(tmp_path / "v")
+    monkeypatch.chdir(tmp_path)  # the user gives the folder as they see it
+    staging, newer = rebuilt(Path("v"))
+    assert (staging.folder / "model.onnx").read_bytes() == FILES["model.onnx"]
+    staging.add_to(newer)
+    assert not (tmp_path / "v" / "model.onnx").is_symlink()
+    staging.discard()
+    assert (tmp_path / "v" / "model.onnx").read_bytes() == FILES["model.onnx"]
+
+
+def test_a_disk_that_fills_up_leaves_the_folder_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = filled(tmp_path / "v")
+    staging, newer = rebuilt(folder)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(MachineLacks):
+        staging.add_to(newer)
+    assert read_verified(folder)[0] == SAMPLE
+
+
 # --- what a disk can refuse
 
 

@@ -59,6 +59,7 @@ def test_the_colours_of_an_image_go_together_without_being_equal() -> None:
 
 def test_images_differ_in_brightness_and_contrast() -> None:
     images = [natural_image(64, seed) for seed in range(20)]
+    assert all(0.25 < level < 0.75 for it in images for level in it.mean(axis=(1, 2)))
     brightness, contrast = [float(it.mean()) for it in images], [float(it.std()) for it in images]
     assert max(brightness) - min(brightness) > 0.15
     assert max(contrast) > 1.4 * min(contrast)

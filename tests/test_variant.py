@@ -72,7 +72,7 @@ def test_a_width_that_no_network_has_is_refused(alpha: float) -> None:
 
 @given(st.integers())
 def test_a_resolution_is_taken_exactly_within_its_limits(resolution: int) -> None:
-    _taken_exactly(1 <= resolution <= MAX_RESOLUTION, "--resolution", lambda: Variant("m", 1.0, resolution))
+    _taken_exactly(1 <= resolution <= MAX_RESOLUTION, "--res", lambda: Variant("m", 1.0, resolution))
 
 
 @given(st.integers())

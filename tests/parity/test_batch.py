@@ -119,6 +119,17 @@ def test_a_difference_within_the_tolerance_is_let_through() -> None:
     assert check_batch("onnx", other_rounding, images(), None, ALLOWED).passed is True
 
 
+def test_a_difference_just_beyond_the_tolerance_is_not() -> None:
+    beyond = 1 + 1.5 * ALLOWED.overall
+
+    def slightly_off(values: AnyArray) -> AnyArray:
+        return network(values).astype(np.float64) * (beyond if len(values) > 1 else 1.0)
+
+    found = check_batch("onnx", slightly_off, images(), None, ALLOWED)
+    assert found.passed is False
+    assert found.error == pytest.approx(1.5 * ALLOWED.overall, rel=1e-3)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_rows_that_are_not_finite_in_company_are_caught(bad: float) -> None:
     def broken(values: AnyArray) -> AnyArray:

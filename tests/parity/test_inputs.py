@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.images import normalise
 from edgekit.parity.inputs import SATURATING_GAIN, ladder_inputs
 from edgekit.parity.metrics import AnyArray
 from edgekit.preprocessing import IMAGENET, Preprocessing
@@ -31,12 +30,12 @@ def test_every_input_has_the_networks_shape_and_type(resolution: int, batch: int
     assert sum(it.ordinary for it in found) >= 3
 
 
-def test_a_full_climb_has_two_ordinary_inputs_black_and_a_saturating_one() -> None:
+def test_a_full_climb_has_two_ordinary_inputs_a_letterbox_and_a_saturating_one() -> None:
     found = ladder_inputs(IMAGENET, 32, 1)
     assert [(it.name, it.ordinary) for it in found] == [
         ("natural-0", True),
         ("natural-1", True),
-        ("black", True),
+        ("letterbox", True),
         ("saturating", False),
     ]
 
@@ -71,11 +70,13 @@ def test_all_rows_of_all_ordinary_inputs_differ() -> None:
     assert len(set(rows)) == len(rows) == 12
 
 
-def test_black_is_what_a_black_image_becomes() -> None:
+def test_the_letterbox_has_bars_of_what_black_becomes_and_an_image_between() -> None:
     contract = Preprocessing(mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
-    black = next(it.values for it in ladder_inputs(contract, 16, 2) if it.name == "black")
-    assert np.array_equal(black, np.repeat(normalise(np.zeros((3, 16, 16), np.float32), contract), 2, axis=0))
-    assert [black[0, channel, 0, 0] for channel in range(3)] == [-1.0, -1.0, 0.0]
+    letterbox = next(it.values for it in ladder_inputs(contract, 16, 2) if it.name == "letterbox")
+    bars = np.concatenate([letterbox[:, :, :4], letterbox[:, :, -4:]], axis=2)
+    assert [set(bars[:, channel].ravel()) for channel in range(3)] == [{-1.0}, {-1.0}, {0.0}]
+    assert letterbox[:, :, 4:-4].std() > 0.1
+    assert not np.array_equal(letterbox[0], letterbox[1])
 
 
 def test_the_saturating_input_has_many_times_the_contrast_of_an_ordinary_one() -> None:

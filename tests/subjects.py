@@ -1,0 +1,104 @@
+"""Small networks, exported once and shared: what the tests of the ladder and of the graphs look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import onnx
+import torch
+from torch import nn
+
+from edgekit import sources
+from edgekit.graph.fp16 import to_fp16
+from edgekit.graph.from_torch import Anchor, export_onnx, find_anchors, fold_batch_norms, name_anchors
+from edgekit.parity.inputs import ladder_inputs
+from edgekit.parity.ladder import Input, Tracer
+from edgekit.parity.metrics import AnyArray
+from edgekit.parity.report import ParityReport, Rung
+from edgekit.preprocessing import IMAGENET
+from edgekit.proof import Graphs, Reference, prove
+from edgekit.variant import Variant
+
+RESOLUTION = 96
+OPSET = 17
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network with random weights, its export, and the reference to which copies of that export are compared."""
+
+    variant: Variant
+    module: nn.Module
+    folded: nn.Module
+    anchors: list[Anchor]
+    exported: bytes
+    inputs: list[Input]
+
+    @cached_property
+    def fp16(self) -> bytes:
+        """The export in half precision."""
+        return half(self.graph())
+
+    @cached_property
+    def reference(self) -> Reference:
+        """The truth and the floors. They are run once: what differs between two tests is the graph."""
+        reference = Reference(self.module, self.folded, self.anchors, quick=False, fp16=True)
+        reference.truth = replace(reference.truth, trace=remembered(reference.truth.trace))
+        reference.floors = {precision: remembered(run) for precision, run in reference.floors.items()}
+        return reference
+
+    def graph(self) -> onnx.ModelProto:
+        """A fresh copy of the export, to be changed at will."""
+        return onnx.load_model_from_string(self.exported)
+
+    def climb(
+        self, onnx: bytes | None = None, simplified: bytes | None = None, fp16: bytes | None = None
+    ) -> ParityReport:
+        """The full ladder with these graphs."""
+        return prove(self.reference, Graphs(onnx, simplified, fp16), self.inputs, 1)[0]
+
+    def after(self, layer: str) -> str:
+        """The anchor that is computed next; the network's output after the last."""
+        names = [anchor.name for anchor in self.anchors if not anchor.is_output]
+        return [*names, "logits"][names.index(layer) + 1]
+
+
+def subject(model: str, alpha: float, resolution: int = RESOLUTION) -> Subject:
+    """One of the reference networks with seeded weights, exported the way the pipeline does it."""
+    variant = Variant(model, alpha, resolution)
+    return subject_of(variant, sources.network(variant, sources.SeedWeights(0)))
+
+
+def subject_of(variant: Variant, module: nn.Module) -> Subject:
+    """A network with the weights that it has, exported."""
+    folded, inputs = fold_batch_norms(module), ladder_inputs(IMAGENET, variant.resolution, 1)
+    example = torch.from_numpy(inputs[0].values)
+    graph = onnx.load_model_from_string(export_onnx(folded, example, OPSET))
+    anchors = find_anchors(module, example)
+    name_anchors(graph, folded, anchors)
+    return Subject(variant, module, folded, anchors, graph.SerializeToString(), inputs)
+
+
+def half(graph: onnx.ModelProto) -> bytes:
+    """The graph in half precision."""
+    return bytes(to_fp16(graph).SerializeToString())
+
+
+def rung(report: ParityReport, name: str) -> Rung:
+    """The comparison of that rung with the truth."""
+    return next(rung for rung in report.rungs if rung.name == name and rung.against == report.rungs[0].against)
+
+
+def remembered(run: Tracer) -> Tracer:
+    """The same results, computed once for each input."""
+    known: dict[bytes, Mapping[str, AnyArray]] = {}
+
+    def look_up(values: AnyArray) -> Mapping[str, AnyArray]:
+        key = values.tobytes()
+        if key not in known:
+            known[key] = run(values)
+        return known[key]
+
+    return look_up

@@ -67,8 +67,10 @@ class Exported:
         def sized(model: onnx.ModelProto | None) -> bytes | None:
             return None if model is None else specialise(model, variant.resolution, variant.batch)
 
+        simplified = sized(self.simplified)
         # A quick climb looks at what is delivered only; the graph before simplification is no file of its own.
-        return Graphs(None if self.reference.quick else sized(self.raw), sized(self.simplified), sized(self.fp16))
+        raw = None if self.reference.quick else sized(self.raw)
+        return Graphs(simplified if raw == simplified else raw, simplified, sized(self.fp16))
 
 
 @dataclass(frozen=True)
@@ -213,11 +215,14 @@ class Journey:
 
     def _artifacts(self, staging: Staging, proven: Proven, inputs: list[Input]) -> tuple[Artifact, ...]:
         by = f"edgekit {__version__}: torch.onnx ({proven.exporter}), onnxsim"
-        graphs = [_graph_artifact("onnx-fp32", FP32_FILE, proven.deployed, by)]
+        made = [("onnx-fp32", FP32_FILE, proven.deployed, by)]
         if proven.graphs.fp16 is not None:
-            graphs.append(_graph_artifact("onnx-fp16", FP16_FILE, proven.graphs.fp16, f"{by}, onnxconverter-common"))
-        sha256, size = staging.write(GOLDEN_FILE, _golden(inputs, proven.outputs))
-        return (*graphs, Artifact("golden", GOLDEN_FILE, sha256, size, f"edgekit {__version__}: the truth's outputs"))
+            made.append(("onnx-fp16", FP16_FILE, proven.graphs.fp16, f"{by}, onnxconverter-common"))
+        graphs = [_graph_artifact(kind, name, staging.digests[name], data, how) for kind, name, data, how in made]
+        golden = _golden(inputs, proven.outputs)
+        sha256 = staging.write(GOLDEN_FILE, golden)
+        how = f"edgekit {__version__}: the ladder's inputs, the truth's outputs"
+        return (*graphs, Artifact("golden", GOLDEN_FILE, sha256, len(golden), how))
 
     def _manifest(
         self,
@@ -279,14 +284,12 @@ def _golden(inputs: list[Input], outputs: AnyArray) -> bytes:
     return buffer.getvalue()
 
 
-def _graph_artifact(kind: str, path: str, data: bytes, made_by: str) -> Artifact:
-    import hashlib
-
+def _graph_artifact(kind: str, path: str, sha256: str, data: bytes, made_by: str) -> Artifact:
     graph = onnx.load_model_from_string(data).graph
     return Artifact(
         kind,
         path,
-        hashlib.sha256(data).hexdigest(),
+        sha256,
         len(data),
         made_by,
         len(graph.node),

@@ -275,18 +275,20 @@ class Staging:
 
     def __init__(self, final: Path) -> None:
         self.final = final
+        self.digests: dict[str, str] = {}
         self.folder = final.parent / f".{final.name}.partial-{os.getpid()}"
         with disk_errors(self.folder):
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
 
-    def write(self, name: str, data: bytes) -> tuple[str, int]:
-        """Write a file durably; returns its sha256 and its size in bytes."""
+    def write(self, name: str, data: bytes) -> str:
+        """Write a file durably; returns its sha256, which `digests` keeps as well."""
         with disk_errors(self.folder / name), (self.folder / name).open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        return hashlib.sha256(data).hexdigest(), len(data)
+        self.digests[name] = hashlib.sha256(data).hexdigest()
+        return self.digests[name]
 
     def commit(self, manifest: Manifest) -> None:
         """Move everything to the final folder, the manifest last; files of an older manifest that are gone go too."""

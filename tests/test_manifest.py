@@ -414,7 +414,7 @@ def test_a_variant_passed_when_its_ladder_and_its_engines_did(parity: bool, stat
 def test_nothing_appears_before_the_commit(tmp_path: Path) -> None:
     staging = Staging(tmp_path / "v")
     for name, data in FILES.items():
-        assert staging.write(name, data) == (digest(data), len(data))
+        assert staging.write(name, data) == staging.digests[name] == digest(data)
     assert not (tmp_path / "v").exists()
     staging.commit(SAMPLE)
     assert names(tmp_path / "v") == {*FILES, NAME}
@@ -531,8 +531,8 @@ def rebuilt(folder: Path, data: bytes = b"a newer plan") -> tuple[Staging, Manif
     """An engine built again, and the manifest that knows it; not in the folder yet."""
     staging = Staging(folder)
     staging.link(folder / "model.onnx")
-    sha256, size = staging.write("model.rtx.engine", data)
-    return staging, replace(SAMPLE, engines=(replace(SAMPLE.engines[0], sha256=sha256, bytes=size),))
+    sha256 = staging.write("model.rtx.engine", data)
+    return staging, replace(SAMPLE, engines=(replace(SAMPLE.engines[0], sha256=sha256, bytes=len(data)),))
 
 
 def test_new_files_are_added_and_what_is_there_stays(tmp_path: Path) -> None:

@@ -30,8 +30,30 @@ def tidy(model: ModelProto) -> None:
         merge_equal_initializers,
         drop_unused_initializers,
         drop_stale_value_info,
+        order_initializers,
+        spell_out_domains,
     ):
         tidy_pass(model)
+
+
+def order_initializers(model: ModelProto) -> None:
+    """Sort the initializers by their first use, so that two ways to the same graph end in the same bytes."""
+    used: dict[str, int] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            used.setdefault(name, len(used))
+    ordered = sorted(model.graph.initializer, key=lambda tensor: used.get(tensor.name, len(used)))
+    names = [tensor.name for tensor in ordered]
+    if names != [tensor.name for tensor in model.graph.initializer]:
+        kept = GraphProto(initializer=ordered)
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(kept.initializer)
+
+
+def spell_out_domains(model: ModelProto) -> None:
+    """Write the default domain as "" where it is left out: the same, in other bytes."""
+    for entry in model.opset_import:
+        entry.domain = str(entry.domain)
 
 
 def drop_provenance(model: ModelProto) -> None:

@@ -76,21 +76,30 @@ def _norms_before_relu6(module: nn.Module) -> Iterator[nn.BatchNorm2d]:
 
 @contextmanager
 def _measuring(module: nn.Module) -> Iterator[None]:
-    """While this lasts, every batch-norm takes the statistics of its input before it normalises with them."""
+    """While this lasts, every batch-norm takes the statistics of its input as it normalises with them.
+
+    That is train mode with a momentum of 1: one pass over the tensor, where `var_mean` would take a slower one more.
+    """
     norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
-    handles = [norm.register_forward_pre_hook(_measure) for norm in norms]
+    handles = [norm.register_forward_hook(_without_correction) for norm in norms]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
     try:
         yield
     finally:
-        for handle in handles:
+        for norm, handle, momentum in zip(norms, handles, momenta, strict=True):
             handle.remove()
+            norm.eval()
+            norm.momentum = momentum
+            norm.get_buffer("num_batches_tracked").zero_()  # nothing was trained
 
 
-def _measure(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
-    axes = [axis for axis in range(args[0].ndim) if axis != 1]
-    variance, mean = torch.var_mean(args[0], axes, correction=0)
-    norm.get_buffer("running_mean").copy_(mean)
-    norm.get_buffer("running_var").copy_(variance)
+def _without_correction(norm: nn.Module, args: tuple[Tensor, ...], _output: Tensor) -> None:
+    """Train mode keeps the unbiased estimate, n / (n - 1) of the variance that it normalises with."""
+    count = args[0].numel() // args[0].shape[1]
+    norm.get_buffer("running_var").mul_((count - 1) / count)
 
 
 @contextmanager

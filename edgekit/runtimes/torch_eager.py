@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from edgekit.graph.from_torch import OUTPUT, WEIGHTED, Anchor, observe
+from edgekit.graph.from_torch import OUTPUT, WEIGHTED, Anchor, clone, observe
 from edgekit.parity.metrics import AnyArray
 
 
@@ -16,7 +15,8 @@ class TorchTracer:
     """A module in one dtype, run on float32 inputs; also notes which clipped activations reach their limit."""
 
     def __init__(self, module: nn.Module, anchors: list[Anchor], dtype: torch.dtype = torch.float32) -> None:
-        self.module = module if dtype is torch.float32 else copy.deepcopy(module).to(dtype)
+        same = dtype is torch.float32
+        self.module = module if same else clone(module, lambda t: t.to(dtype) if t.is_floating_point() else t)
         self.anchors, self.dtype = anchors, dtype
 
     def __call__(self, values: AnyArray) -> Mapping[str, AnyArray]:
@@ -52,10 +52,7 @@ def half_precision(folded: nn.Module) -> nn.Module:
 
     This is what a half-precision engine does with its tensors, on any CPU: it sets the fp16 noise floor.
     """
-    rounded = copy.deepcopy(folded)
-    with torch.no_grad():
-        for parameter in rounded.parameters():
-            parameter.copy_(_to_half_and_back(parameter))
+    rounded = clone(folded, lambda tensor: _to_half_and_back(tensor) if tensor.is_floating_point() else tensor)
     for layer in rounded.modules():
         if isinstance(layer, WEIGHTED) or not any(layer.children()):
             layer.register_forward_hook(lambda _layer, _inputs, output: _to_half_and_back(output))

@@ -6,7 +6,7 @@
 Every round runs every contestant once, in fresh random order, so that a slow minute of the machine hits all alike.
 Ratios are taken within a round; what is printed and stored is their median, with the smallest and the largest.
 The loops are written below, in `NAIVE`: a fresh network per variant, torch.onnx.export, onnx.checker, onnxsim, and
-ONNX Runtime against PyTorch on three inputs. They use edgekit's own network classes: what differs is the export.
+ONNX Runtime against PyTorch on three inputs.
 """
 
 from __future__ import annotations
@@ -34,12 +34,11 @@ ALPHAS, RESOLUTIONS = "1,0.75,0.5,0.35", "224,192,160,128,96"
 NAIVE = """
 import sys, warnings
 warnings.simplefilter("ignore")
-import numpy as np, onnx, onnxruntime, onnxsim, torch
-from edgekit.models import load
+import numpy as np, onnx, onnxruntime, onnxsim, torch, torchvision
 dynamo, out = sys.argv[1] == "dynamo", sys.argv[2]
 for alpha in (1, 0.75, 0.5, 0.35):
     for res in (224, 192, 160, 128, 96):
-        model = load("mobilenet_v2").build(alpha).eval()
+        model = torchvision.models.mobilenet_v2(width_mult=alpha).eval()
         path = f"{out}/v2-{alpha}-{res}.onnx"
         torch.onnx.export(model, (torch.randn(1, 3, res, res),), path, input_names=["input"], dynamo=dynamo)
         onnx.checker.check_model(path)

@@ -25,6 +25,7 @@ from edgekit.runtimes.onnxruntime_cpu import CpuSession
 from edgekit.runtimes.torch_eager import ClipCounter, TorchTracer, half_precision
 
 BATCH_ROWS = 2
+ROOM = 48 << 20  # bytes of one tracer's tensors in memory at a time, where one input does not take more
 
 
 @dataclass(frozen=True)
@@ -94,13 +95,14 @@ def prove(
 def _climb(reference: Reference, graphs: Graphs, inputs: Sequence[Input]) -> Climb:
     tensors = [anchor.name for anchor in reference.anchors]
     # Simplification often changes nothing; the same graph is run once, and is every rung that it is.
-    runs = {model: _Latest(CpuSession(model, tensors)) for _, model, _ in graphs.rungs()}
+    runs = {model: _Latest(CpuSession(model, tensors)) for model in {model for _, model, _ in graphs.rungs()}}
     steps = [Step(name, runs[model], precision) for name, model, precision in graphs.rungs()]
-    if not reference.quick:
-        return climb(reference.truth, reference.floors, steps, inputs, OUTPUT)
-    truth = Step(reference.truth.name, _at_once(reference.truth.trace, inputs), reference.truth.precision)
-    floors = {precision: _at_once(run, inputs) for precision, run in reference.floors.items()}
-    return climb(truth, floors, steps, inputs, OUTPUT, floor_is_a_rung=False)
+    everything = reference.quick  # outputs take no room worth counting
+    truth = Step(reference.truth.name, _Together(reference.truth.trace, inputs, everything), reference.truth.precision)
+    floors: dict[Precision, Tracer] = {
+        used: _Together(run, inputs, everything) for used, run in reference.floors.items()
+    }
+    return climb(truth, floors, steps, inputs, OUTPUT, floor_is_a_rung=not reference.quick)
 
 
 class _Latest:
@@ -117,11 +119,30 @@ class _Latest:
         return self.latest[1]
 
 
-def _at_once(run: Tracer, inputs: Sequence[Input]) -> Tracer:
-    """A tracer of outputs only that runs all `inputs` in one batch: half of a small network's time is per call."""
-    outputs = np.split(run(np.concatenate([given.values for given in inputs]))[OUTPUT], len(inputs))
-    rows = {id(given.values): {OUTPUT: output} for given, output in zip(inputs, outputs, strict=True)}
-    return lambda values: rows[id(values)]
+class _Together:
+    """A tracer that runs the inputs to come in one batch: `everything`, or as many as `ROOM` holds the traces of.
+
+    Half of the time that PyTorch takes for a small network is spent per call, in float64 above all.
+    """
+
+    def __init__(self, run: Tracer, inputs: Sequence[Input], everything: bool) -> None:
+        self.run, self.inputs = run, [given.values for given in inputs]
+        self.ahead: dict[int, Mapping[str, AnyArray]] = {}
+        self.count = len(inputs) if everything else 1
+
+    def __call__(self, values: AnyArray) -> Mapping[str, AnyArray]:
+        if id(values) not in self.ahead:
+            self._run_from(next(i for i, given in enumerate(self.inputs) if given is values))
+        return self.ahead.pop(id(values))
+
+    def _run_from(self, first: int) -> None:
+        chunk = self.inputs[first : first + self.count]
+        trace = self.run(np.concatenate(chunk))
+        self.count = max(1, ROOM * len(chunk) // sum(array.nbytes for array in trace.values()))
+        rows = chunk[0].shape[0]
+        for number, values in enumerate(chunk):
+            here = slice(number * rows, (number + 1) * rows)
+            self.ahead[id(values)] = {name: array[here] for name, array in trace.items()}
 
 
 def _report(

@@ -393,11 +393,11 @@ def variant(tmp_path: Path) -> Path:
     """A variant's folder, written by the one writer there is."""
     folder = tmp_path / "mobilenet_v2-a0.50-r160"
     staging = Staging(folder)
-    plan_hash, plan_size = staging.write("model.rtx.engine", rtx_plan())
-    hash_, size = staging.write("model.onnx", small_model())
+    plan, model = rtx_plan(), small_model()
+    plan_hash, model_hash = staging.write("model.rtx.engine", plan), staging.write("model.onnx", model)
     receipt = Receipt("fp16", {"fp16": 52, "fp32": 1}, True)
-    built = Engine("rtx", "tensorrt-rtx", ("sm86",), "built", "model.rtx.engine", plan_size, plan_hash, receipt)
-    staging.commit(described((Artifact("onnx-fp32", "model.onnx", hash_, size, "tests", 2),), built))
+    built = Engine("rtx", "tensorrt-rtx", ("sm86",), "built", "model.rtx.engine", len(plan), plan_hash, receipt)
+    staging.commit(described((Artifact("onnx-fp32", "model.onnx", model_hash, len(model), "tests", 2),), built))
     return folder
 
 

@@ -171,7 +171,7 @@ def _tasks(variants: Sequence[Variant], jobs: int) -> list[Task]:
 
 def _work(task: Task, plan: Plan, helpers: Helpers, report: Listener) -> None:
     """Carry a task's variants through the journey, one after the other; every one ends in an Outcome."""
-    gc.disable()  # it takes a tenth of the time to find next to nothing
+    gc.disable()  # a quarter of torch.onnx's time (211 ms against 156) goes into finding next to nothing
     journey: Journey | None = None
     for variant in task.variants:
         start = time.perf_counter()

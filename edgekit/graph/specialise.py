@@ -1,7 +1,8 @@
 """One exported graph at another resolution or batch: a convolutional network's weights do not know either.
 
 Rewriting the input's dimensions takes microseconds where another export takes seconds. Whether a network allows it
-is measured, not assumed: `same_graph` compares a rewritten graph with a real export at the other size.
+is measured, not assumed: every rewritten graph climbs the ladder at its own size (`journey`), and the tests compare it
+with a real export there (`same_graph`).
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from edgekit import __version__, checkpoints, environment, models, profile, sour
 from edgekit.errors import EdgekitError
 from edgekit.graph.fp16 import to_fp16
 from edgekit.graph.from_torch import Exporter, export_onnx, find_anchors, fold_batch_norms, name_anchors
+from edgekit.graph.simplify import Simplified
 from edgekit.graph.specialise import specialise
 from edgekit.graph.tidy import tidy
 from edgekit.helpers import EngineBuilds, Helpers
@@ -35,7 +37,7 @@ from edgekit.manifest import (
     VariantRecord,
     WeightsRecord,
 )
-from edgekit.models._counting import Counter
+from edgekit.models._counting import Counts
 from edgekit.parity.inputs import ladder_inputs
 from edgekit.parity.ladder import Input
 from edgekit.parity.metrics import AnyArray
@@ -51,15 +53,41 @@ FP32_FILE, FP16_FILE, GOLDEN_FILE = "model.onnx", "model.fp16.onnx", "golden.npz
 GRAPH_FILES = {"fp32": FP32_FILE, "fp16": FP16_FILE}
 
 
+class Simplification:
+    """A graph on its way through the simplifier, which has its own process: others go on until they need it."""
+
+    def __init__(self, helpers: Helpers, graph: onnx.ModelProto) -> None:
+        self.helpers, self.graph = helpers, graph
+        self._wait: Callable[[], Simplified] | None = self._begin()
+
+    def result(self) -> onnx.ModelProto:
+        """The simplified graph. Raises as `Simplifier.result` does, and then begins anew when it is asked again."""
+        wait, self._wait = self._wait or self._begin(), None
+        return onnx.load_model_from_string(wait().model_bytes)
+
+    def _begin(self) -> Callable[[], Simplified]:
+        return self.helpers.simplify(bytes(self.graph.SerializeToString()))
+
+
 @dataclass(frozen=True)
 class Exported:
     """The graphs of one network, at one resolution until they are specialised."""
 
     exporter: Exporter
     raw: onnx.ModelProto
-    simplified: onnx.ModelProto
-    fp16: onnx.ModelProto | None
+    simplify: Callable[[], onnx.ModelProto]
+    half: bool
     reference: Reference
+
+    @cached_property
+    def simplified(self) -> onnx.ModelProto:
+        """The fp32 graph that will be delivered."""
+        return self.simplify()
+
+    @cached_property
+    def fp16(self) -> onnx.ModelProto | None:
+        """The same in half precision, where that is wanted."""
+        return to_fp16(self.simplified) if self.half else None
 
     def at(self, variant: Variant) -> Graphs:
         """The serialised graphs for the variant's resolution and batch."""
@@ -81,6 +109,7 @@ class Proven:
     exporter: Exporter
     report: ParityReport
     outputs: AnyArray
+    counts: Counts
     notes: tuple[str, ...] = ()
 
     @property
@@ -109,7 +138,6 @@ class Journey:
         self.plan, self.helpers = plan, helpers
         self.contract = CONTRACTS[models.info(variant.model).preprocessing]
         self.module = sources.network(variant, plan.weights)
-        self.counter = Counter(self.module)
         self.weights_digest = checkpoints.digest(self.module.state_dict())
         self.exported_at = variant
         self.exported = self._export(variant, "torchscript" if plan.exporter == "auto" else plan.exporter)
@@ -155,10 +183,9 @@ class Journey:
         # The reference gets all of them: a layer whose weights the graph does not hold is missing there, by name.
         name_anchors(graph, folded, anchors)
         tidy(graph)
-        simplified = self.helpers.simplify(bytes(graph.SerializeToString()))
+        simplification = Simplification(self.helpers, graph)
         reference = Reference(self.module, folded, anchors, self.plan.quick, self.plan.half)
-        simple = onnx.load_model_from_string(simplified().model_bytes)
-        return Exported(exporter, graph, simple, to_fp16(simple) if self.plan.half else None, reference)
+        return Exported(exporter, graph, simplification.result, self.plan.half, reference)
 
     def _engines(self) -> list[tuple[ExportProfile, Precision]]:
         """The profiles whose engines are wanted, each with the precision to build."""
@@ -195,15 +222,16 @@ class Journey:
 
     def _unsimplified(self, variant: Variant, exporter: Exporter) -> Exported:
         exported = self.exported if variant == self.exported_at else self._export(variant, exporter)
-        return replace(exported, simplified=exported.raw, fp16=to_fp16(exported.raw) if self.plan.half else None)
+        return replace(exported, simplify=lambda: exported.raw)
 
     def _climb(
         self, variant: Variant, inputs: list[Input], exported: Exported, stage: Callable[[Graphs], None]
     ) -> Proven:
+        exported.reference.foresee(inputs)
         graphs = exported.at(variant)
         stage(graphs)
         report, outputs = prove(exported.reference, graphs, inputs, variant.batch)
-        return Proven(graphs, exported.exporter, report, outputs)
+        return Proven(graphs, exported.exporter, report, outputs, exported.reference.counts())
 
     def _stage(self, staging: Staging, graphs: Graphs, builds: EngineBuilds) -> None:
         """Write the graphs, and let the engines be built while the ladder is climbed."""
@@ -218,11 +246,11 @@ class Journey:
         made = [("onnx-fp32", FP32_FILE, proven.deployed, by)]
         if proven.graphs.fp16 is not None:
             made.append(("onnx-fp16", FP16_FILE, proven.graphs.fp16, f"{by}, onnxconverter-common"))
-        graphs = [_graph_artifact(kind, name, staging.digests[name], data, how) for kind, name, data, how in made]
         golden = _golden(inputs, proven.outputs)
-        sha256 = staging.write(GOLDEN_FILE, golden)
+        staging.write(GOLDEN_FILE, golden)
+        graphs = [_graph_artifact(kind, name, staging.digest(name), data, how) for kind, name, data, how in made]
         how = f"edgekit {__version__}: the ladder's inputs, the truth's outputs"
-        return (*graphs, Artifact("golden", GOLDEN_FILE, sha256, len(golden), how))
+        return (*graphs, Artifact("golden", GOLDEN_FILE, staging.digest(GOLDEN_FILE), len(golden), how))
 
     def _manifest(
         self,
@@ -232,7 +260,6 @@ class Journey:
         engines: tuple[Engine, ...],
         seconds: float,
     ) -> Manifest:
-        counts = self.counter.at(variant.resolution)
         weights = self.plan.weights
         return Manifest(
             key=self.plan.key(variant),
@@ -254,8 +281,8 @@ class Journey:
                 str(weights.path) if isinstance(weights, sources.CheckpointWeights) else None,
                 weights.seed if isinstance(weights, sources.SeedWeights) else None,
             ),
-            params=counts.params,
-            macs=counts.macs,
+            params=proven.counts.params,
+            macs=proven.counts.macs,
             opset=self.plan.opset,
             exporter=proven.exporter,
             preprocessing=self.contract,

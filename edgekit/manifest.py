@@ -15,6 +15,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -275,24 +276,29 @@ class Staging:
 
     def __init__(self, final: Path) -> None:
         self.final = final
-        self.digests: dict[str, str] = {}
+        self._settling: dict[str, Future[str]] = {}
+        self._thread = ThreadPoolExecutor(1)
         self.folder = final.parent / f".{final.name}.partial-{os.getpid()}"
         with disk_errors(self.folder):
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
 
-    def write(self, name: str, data: bytes) -> str:
-        """Write a file durably; returns its sha256, which `digests` keeps as well."""
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file. It can be read at once; it gets on the disk, and its hash is taken, while others go on.
+
+        Waiting for the disk takes as long as climbing a small network's ladder.
+        """
         with disk_errors(self.folder / name), (self.folder / name).open("wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        self.digests[name] = hashlib.sha256(data).hexdigest()
-        return self.digests[name]
+        self._settling[name] = self._thread.submit(_settle, self.folder / name, data)
+
+    def digest(self, name: str) -> str:
+        """The sha256 of a file that was written, which is on the disk now."""
+        return self._settling[name].result()
 
     def commit(self, manifest: Manifest) -> None:
         """Move everything to the final folder, the manifest last; files of an older manifest that are gone go too."""
-        self.write(NAME, encode(manifest))
+        self._write_last(manifest)
         with disk_errors(self.final):
             self.final.mkdir(exist_ok=True)
             stale = _listed(self.final)
@@ -312,7 +318,7 @@ class Staging:
 
     def add_to(self, manifest: Manifest) -> None:
         """Move new files to a folder that exists, then replace its manifest; what is there already stays."""
-        self.write(NAME, encode(manifest))
+        self._write_last(manifest)
         with disk_errors(self.final):
             new = sorted(path.name for path in self.folder.iterdir() if path.name != NAME and not path.is_symlink())
             for name in [*new, NAME]:
@@ -321,7 +327,20 @@ class Staging:
 
     def discard(self) -> None:
         """Forget what was written so far."""
+        self._thread.shutdown(cancel_futures=True)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _write_last(self, manifest: Manifest) -> None:
+        self.write(NAME, encode(manifest))
+        for name in self._settling:
+            self.digest(name)
+
+
+def _settle(path: Path, data: bytes) -> str:
+    """Get a written file on the disk; returns its sha256."""
+    with disk_errors(path), path.open("rb") as file:
+        os.fsync(file.fileno())
+    return hashlib.sha256(data).hexdigest()
 
 
 def _listed(folder: Path) -> set[str]:

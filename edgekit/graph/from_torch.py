@@ -47,6 +47,10 @@ class Anchor:
     is_output: bool = False
 
 
+class Folded(nn.Identity):
+    """What stands where a batch norm was."""
+
+
 def norm_pairs(module: nn.Module) -> dict[str, str]:
     """Paths of the layers that a batch norm directly follows in an `nn.Sequential`: layer -> norm.
 
@@ -98,7 +102,7 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
     for layer_path, norm_path in norm_pairs(folded).items():
         _fold(folded.get_submodule(layer_path), folded.get_submodule(norm_path))
         parent, _, child = norm_path.rpartition(".")
-        folded.get_submodule(parent).register_module(child, nn.Identity())
+        folded.get_submodule(parent).register_module(child, Folded())
     return folded.eval().requires_grad_(False)
 
 

@@ -15,15 +15,18 @@ def specialise(model: onnx.ModelProto, resolution: int, batch: int | None) -> by
 
     `model` is changed in place, and may be specialised again. Only graphs with one image input qualify.
     """
-    dims = model.graph.input[0].type.tensor_type.shape.dim
-    _set(dims[0], batch)
-    for dim in (dims[2], dims[3]):
+    for dim in model.graph.input[0].type.tensor_type.shape.dim[2:4]:
         _set(dim, resolution)
-    for output in model.graph.output:
-        _set(output.type.tensor_type.shape.dim[0], batch)
+    set_batch(model, batch)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def set_batch(model: onnx.ModelProto, batch: int | None) -> None:
+    """Declare another batch for the image input and every output, in place; None is a dynamic dimension."""
+    for value in (model.graph.input[0], *model.graph.output):
+        _set(value.type.tensor_type.shape.dim[0], batch)
     # Shapes recorded for intermediate tensors belong to the size of the export.
     del model.graph.value_info[:]
-    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _set(dim: onnx.TensorShapeProto.Dimension, size: int | None) -> None:

@@ -63,7 +63,8 @@ def calibrate(module: nn.Module, seed: int) -> None:
 def calibration_images(seed: int) -> Tensor:
     """Normalised image-like inputs (8, 3, 128, 128), unlike each other in brightness, contrast and colour."""
     images = [normalise(natural_image(SIDE, FIRST_SEED + seed * IMAGES + i), IMAGENET) for i in range(IMAGES)]
-    return torch.from_numpy(np.concatenate(images))
+    # In this order of the axes in memory convolutions and norms take half the time.
+    return torch.from_numpy(np.concatenate(images)).contiguous(memory_format=torch.channels_last)
 
 
 def _norms_before_relu6(module: nn.Module) -> Iterator[nn.BatchNorm2d]:

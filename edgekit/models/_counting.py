@@ -43,22 +43,49 @@ def count(module: nn.Module, resolution: int, channels: int = 3) -> Counts:
     The module may be on the meta device or in train mode, and is not changed. Bias, norms, activations and pooling are
     not counted as multiply-accumulates.
     """
-    return Counter(module).at(resolution, channels)
+    on_cpu = all(parameter.device.type == "cpu" for parameter in module.parameters())
+    # Copying takes 25 ms, and a module that is ready to run comes to no harm by a batch of no images.
+    runnable = module if on_cpu and not module.training else _hollow_copy(module)
+    counter = Counter(runnable)
+    try:
+        with torch.inference_mode():
+            _run(runnable, resolution, channels)
+        return counter.counts()
+    finally:
+        counter.remove()
 
 
 class Counter:
-    """`count` for one module at several resolutions: what it has to copy of the module, it copies once."""
+    """Counts what a module costs whenever it runs, on inputs of any size; until `remove`."""
 
     def __init__(self, module: nn.Module) -> None:
-        on_cpu = all(parameter.device.type == "cpu" for parameter in module.parameters())
-        # Copying takes 25 ms, and a module that is ready to run comes to no harm by a batch of no images.
-        self._runnable = module if on_cpu and not module.training else _hollow_copy(module)
         self._params = sum(parameter.numel() for parameter in module.parameters())
+        self._layers: list[LayerCount] = []
+        self._seen: set[str] = set()
+        self._hooks = [module.register_forward_pre_hook(self._begin)]
+        self._hooks += [
+            layer.register_forward_hook(lambda layer, args, output, name=name: self._record(name, layer, args, output))
+            for name, layer in module.named_modules()
+            if next(layer.children(), None) is None or next(layer.parameters(recurse=False), None) is not None
+        ]
 
-    def at(self, resolution: int, channels: int = 3) -> Counts:
-        """What the module costs on one image (channels, resolution, resolution)."""
-        layers = _run(self._runnable, resolution, channels)
-        return Counts(self._params, sum(layer.macs for layer in layers), tuple(layers))
+    def counts(self) -> Counts:
+        """What the latest run cost, for each image of it."""
+        return Counts(self._params, sum(layer.macs for layer in self._layers), tuple(self._layers))
+
+    def remove(self) -> None:
+        """Let go of the module."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _begin(self, _module: nn.Module, _args: tuple[Tensor, ...]) -> None:
+        self._layers.clear()
+        self._seen.clear()
+
+    def _record(self, name: str, layer: nn.Module, args: tuple[Tensor, ...], output: object) -> None:
+        if isinstance(output, Tensor) and not isinstance(layer, nn.Identity | nn.Dropout):
+            self._layers.append(_layer_count(name, layer, args[0], output, counted=name in self._seen))
+            self._seen.add(name)
 
 
 def _hollow_copy(module: nn.Module) -> nn.Module:
@@ -70,32 +97,12 @@ def _hollow_copy(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, memo).eval()
 
 
-@torch.inference_mode()
-def _run(module: nn.Module, resolution: int, channels: int) -> list[LayerCount]:
-    layers: list[LayerCount] = []
-    seen: set[str] = set()
-
-    def record(name: str, layer: nn.Module, args: tuple[Tensor, ...], output: object) -> None:
-        if isinstance(output, Tensor) and not isinstance(layer, nn.Identity | nn.Dropout):
-            layers.append(_layer_count(name, layer, args[0], output, counted=name in seen))
-            seen.add(name)
-
-    hooks = [
-        layer.register_forward_hook(lambda layer, args, output, name=name: record(name, layer, args, output))
-        for name, layer in module.named_modules()
-        if next(layer.children(), None) is None or next(layer.parameters(recurse=False), None) is not None
-    ]
+def _run(module: nn.Module, resolution: int, channels: int) -> None:
     try:
         module(torch.empty(0, channels, resolution, resolution))
     except (RuntimeError, IndexError, ValueError):
         # Some layers (instance norm, a view with -1) take no empty batch: one real image, then.
-        layers.clear()
-        seen.clear()
         module(torch.zeros(1, channels, resolution, resolution))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return layers
 
 
 def _layer_count(name: str, layer: nn.Module, x: Tensor, y: Tensor, *, counted: bool) -> LayerCount:

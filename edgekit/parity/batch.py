@@ -13,13 +13,16 @@ from edgekit.parity.tolerance import excess
 BatchRun = Callable[[AnyArray], AnyArray]
 
 
-def check_batch(name: str, run: BatchRun, rows: AnyArray, batch: int | None, allowed: Distance) -> BatchCheck:
+def check_batch(
+    name: str, run: BatchRun, rows: AnyArray, batch: int | None, allowed: Distance, alone: AnyArray | None = None
+) -> BatchCheck:
     """Each row of `rows` (N, ...) alone, against the same rows permuted and duplicated in one batch.
 
     `run` takes any number of rows when `batch` is None, otherwise exactly `batch`: then a row "alone" is the batch
-    filled with that row.
+    filled with that row. `alone` (N, ...) are the results of the single rows, where they are known.
     """
-    alone = np.concatenate([run(_repeat(row, batch or 1))[:1] for row in rows])
+    if alone is None:
+        alone = np.concatenate([run(_repeat(row, batch or 1))[:1] for row in rows])
     order = _mixed_order(len(rows), batch or len(rows) + 1)
     together = run(rows[order])
     found = distance(together, alone[order])

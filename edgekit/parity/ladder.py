@@ -71,11 +71,15 @@ class _Tally:
 
 @dataclass(frozen=True)
 class Climb:
-    """The rungs, whether the network is alive, and what later gates need: truth and tolerance at the output."""
+    """The rungs, whether the network is alive, and what later gates need: outputs, and their tolerance.
+
+    `outputs` are the truth's; `by_rung` has every rung's, one array for each input.
+    """
 
     rungs: tuple[Rung, ...]
     liveness: Liveness
     outputs: AnyArray
+    by_rung: Mapping[str, Sequence[AnyArray]]
     output_tolerance: Mapping[Precision, Distance]
 
 
@@ -85,14 +89,15 @@ def climb(
     steps: Sequence[Step],
     inputs: Sequence[Input],
     output: str,
-    floor_is_a_rung: bool = True,
+    quick: bool = False,
 ) -> Climb:
     """Compare every step with the truth on every input, and its outputs with the step before.
 
-    `floors` run the truth's own module in each precision that the steps use; with `floor_is_a_rung` the fp32 run is
-    itself the first rung. All tracers must name the network's output `output`.
+    `floors` run the truth's own module in each precision that the steps use. Every input has its own floor, and the
+    fp32 run is itself the first rung; in a `quick` climb the first input's floor serves all, and is no rung. All
+    tracers must name the network's output `output`.
     """
-    ascent = _Ascent(truth, floors, steps, output, floor_is_a_rung)
+    ascent = _Ascent(truth, floors, steps, output, quick)
     for given in inputs:
         ascent.take(given)
     return ascent.finish()
@@ -107,10 +112,10 @@ class _Ascent:
         floors: Mapping[Precision, Tracer],
         steps: Sequence[Step],
         output: str,
-        floor_is_a_rung: bool,
+        quick: bool,
     ) -> None:
-        self.truth, self.floors, self.steps, self.output = truth, floors, steps, output
-        self.base = [Step("pytorch-fp32", floors["fp32"], "fp32")] if floor_is_a_rung else []
+        self.truth, self.floors, self.steps, self.output, self.quick = truth, floors, steps, output, quick
+        self.base = [] if quick else [Step("pytorch-fp32", floors["fp32"], "fp32")]
         names = [truth.name, *(step.name for step in [*self.base, *steps])]
         self.tallies = {(name, names[0]): _Tally(name, names[0]) for name in names[1:]}
         self.tallies |= {
@@ -119,6 +124,7 @@ class _Ascent:
         self.outputs: dict[str, list[AnyArray]] = {name: [] for name in names}
         self.ordinary: list[bool] = []
         self.at_output: dict[Precision, Distance] = {}
+        self.allowed: dict[Precision, dict[str, Distance]] = {}  # on the latest input
 
     def take(self, given: Input) -> None:
         """Run one input through every rung."""
@@ -126,23 +132,21 @@ class _Ascent:
         self.ordinary.append(given.ordinary)
         self._keep(self.truth.name, truth)
         targets = {name: Target(values) for name, values in truth.items()}
-        self._take_steps(given, targets, self._take_floors(given, targets))
+        if not (self.quick and self.allowed):
+            self._take_floors(given, targets)
+        self._take_steps(given, targets)
 
-    def _take_floors(self, given: Input, targets: Mapping[str, Target]) -> dict[Precision, dict[str, Distance]]:
+    def _take_floors(self, given: Input, targets: Mapping[str, Target]) -> None:
         """The tolerance of every tensor in each precision, from runs of the truth's own module."""
-        allowed: dict[Precision, dict[str, Distance]] = {}
         for precision, run in self.floors.items():
             trace = run(given.values)
             floor = {name: target.distance(trace[name]) for name, target in targets.items()}
-            allowed[precision] = self._allow(precision, floor, given.ordinary)
+            self.allowed[precision] = self._allow(precision, floor, given.ordinary)
             if precision == "fp32" and self.base:
                 self._keep(self.base[0].name, trace)
                 self._judge(self.base[0].name, floor, dict.fromkeys(floor, trust_in_fp32()))
-        return allowed
 
-    def _take_steps(
-        self, given: Input, targets: Mapping[str, Target], allowed: Mapping[Precision, Mapping[str, Distance]]
-    ) -> None:
+    def _take_steps(self, given: Input, targets: Mapping[str, Target]) -> None:
         previous = (self.base[0] if self.base else self.truth).name
         latest: Mapping[str, AnyArray] | None = None
         found: dict[str, Distance | None] = {}
@@ -152,8 +156,8 @@ class _Ascent:
             if trace is not latest:  # two steps may share a trace: when they are the same graph
                 found = {name: t.distance(trace[name]) if name in trace else None for name, t in targets.items()}
             latest = trace
-            self._judge(step.name, found, allowed[step.precision])
-            self._compare_outputs(step.name, previous, allowed[step.precision])
+            self._judge(step.name, found, self.allowed[step.precision])
+            self._compare_outputs(step.name, previous, self.allowed[step.precision])
             previous = step.name
 
     def _allow(self, precision: Precision, floor: Mapping[str, Distance], ordinary: bool) -> dict[str, Distance]:
@@ -186,7 +190,7 @@ class _Ascent:
     def finish(self) -> Climb:
         truth = np.concatenate(self.outputs[self.truth.name])
         rungs = tuple(self._rung(tally) for tally in self._in_order())
-        return Climb(rungs, self._liveness(truth), truth, self.at_output)
+        return Climb(rungs, self._liveness(truth), truth, self.outputs, self.at_output)
 
     def _in_order(self) -> list[_Tally]:
         order = [step.name for step in [*self.base, *self.steps]]

@@ -394,7 +394,9 @@ def variant(tmp_path: Path) -> Path:
     folder = tmp_path / "mobilenet_v2-a0.50-r160"
     staging = Staging(folder)
     plan, model = rtx_plan(), small_model()
-    plan_hash, model_hash = staging.write("model.rtx.engine", plan), staging.write("model.onnx", model)
+    staging.write("model.rtx.engine", plan)
+    staging.write("model.onnx", model)
+    plan_hash, model_hash = staging.digest("model.rtx.engine"), staging.digest("model.onnx")
     receipt = Receipt("fp16", {"fp16": 52, "fp32": 1}, True)
     built = Engine("rtx", "tensorrt-rtx", ("sm86",), "built", "model.rtx.engine", len(plan), plan_hash, receipt)
     staging.commit(described((Artifact("onnx-fp32", "model.onnx", model_hash, len(model), "tests", 2),), built))

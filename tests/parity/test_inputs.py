@@ -27,14 +27,13 @@ def test_every_input_has_the_networks_shape_and_type(resolution: int, batch: int
     assert {it.values.dtype for it in found} == {np.dtype(np.float32)}
     assert all(np.isfinite(it.values).all() for it in found)
     assert len({it.name for it in found}) == len(found)
-    assert sum(it.ordinary for it in found) >= 3
+    assert sum(it.ordinary for it in found) >= 2
 
 
-def test_a_full_climb_has_two_ordinary_inputs_a_letterbox_and_a_saturating_one() -> None:
+def test_a_full_climb_has_an_ordinary_input_a_letterbox_and_a_saturating_one() -> None:
     found = ladder_inputs(IMAGENET, 32, 1)
     assert [(it.name, it.ordinary) for it in found] == [
         ("natural-0", True),
-        ("natural-1", True),
         ("letterbox", True),
         ("saturating", False),
     ]
@@ -82,4 +81,4 @@ def test_the_letterbox_has_bars_of_what_black_becomes_and_an_image_between() -> 
 def test_the_saturating_input_has_many_times_the_contrast_of_an_ordinary_one() -> None:
     found = {it.name: it.values for it in ladder_inputs(IMAGENET, 32, 1)}
     assert np.array_equal(found["saturating"], found["natural-0"] * np.float32(SATURATING_GAIN))
-    assert np.abs(found["saturating"]).max() > 3 * max(np.abs(found[f"natural-{n}"]).max() for n in range(2))
+    assert np.abs(found["saturating"]).max() > 3 * max(np.abs(found[name]).max() for name in ("natural-0", "letterbox"))

@@ -121,7 +121,7 @@ def up(
     base: bool = True,
 ) -> Climb:
     named = [Step(f"step-{number}", step, precision) for number, step in enumerate(steps)]
-    return climb(truth, floors, named, given_inputs or inputs(), "output", floor_is_a_rung=base)
+    return climb(truth, floors, named, given_inputs or inputs(), "output", quick=not base)
 
 
 def against_truth(result: Climb, name: str = "step-0") -> Rung:

@@ -4,7 +4,7 @@
     python benchmarks/false_alarms.py --quick          # 24 small ones, about half a minute
 
 Each is a real export at its own size: random weights from a seed, folded, exported, simplified, rounded to FP16, and
-compared layer by layer with PyTorch in float64 on all five inputs. No two of them are the same network at one size.
+compared layer by layer with PyTorch in float64 on all its inputs. No two of them are the same network at one size.
 
 What is recorded besides: how much of its tolerance every rung used (1 is a failure), how far liveness is from failing,
 and, for every tensor on every input, the distance over the noise floor. Were floor and distance drawn from the same
@@ -32,7 +32,7 @@ import torch
 
 from edgekit import environment, sources
 from edgekit.graph.fp16 import to_fp16
-from edgekit.graph.from_torch import export_onnx, find_anchors, fold_batch_norms, name_anchors
+from edgekit.graph.from_torch import IMAGE, export_onnx, find_anchors, fold_batch_norms, name_anchors
 from edgekit.graph.simplify import Simplifier
 from edgekit.models import _create
 from edgekit.models._options import parse_options
@@ -156,7 +156,7 @@ def judge(case: Case, simplifier: Simplifier, found: Found) -> Outcome:
     """Make the export, climb the ladder; the ratios of every tensor go to `found`."""
     start = time.perf_counter()
     reference, graphs, inputs = _export(case, simplifier)
-    report, _ = prove(reference, graphs, inputs, 1)
+    report = prove(reference, graphs, inputs, 1).report
     seconds = round(time.perf_counter() - start, 2)
     for given in inputs:
         _collect(reference, graphs, given, found)
@@ -179,7 +179,7 @@ def _export(case: Case, simplifier: Simplifier) -> tuple[Reference, Graphs, list
     variant = case.variant
     module = sources.network(variant, sources.SeedWeights(case.seed))
     folded, inputs = fold_batch_norms(module), ladder_inputs(IMAGENET, variant.resolution, 1)
-    example = torch.from_numpy(inputs[0].values)
+    example = torch.from_numpy(inputs[0].feeds[IMAGE])
     raw = onnx.load_model_from_string(export_onnx(folded, example, OPSET))
     anchors = name_anchors(raw, folded, find_anchors(module, example))
     named = bytes(raw.SerializeToString())
@@ -192,11 +192,11 @@ def _export(case: Case, simplifier: Simplifier) -> tuple[Reference, Graphs, list
 
 def _collect(reference: Reference, graphs: Graphs, given: Input, found: Found) -> None:
     """Distance over floor for every tensor of the simplified and the FP16 graph on one input."""
-    targets = {name: Target(values) for name, values in reference.truth.trace(given.values).items()}
+    targets = {name: Target(values) for name, values in reference.truth.trace(given.feeds).items()}
     tensors = [anchor.name for anchor in reference.anchors]
     deployed = {precision: model for _, model, precision in graphs.rungs()}
     for precision, model in deployed.items():
-        floor, trace = reference.floors[precision](given.values), CpuSession(model, tensors)(given.values)
+        floor, trace = reference.floors[precision][0].trace(given.feeds), CpuSession(model, tensors)(given.feeds)
         for name, target in targets.items():
             _note(found, precision, target.distance(trace[name]), target.distance(floor[name]))
 

@@ -31,7 +31,9 @@ def build(path: Path, profiles: Sequence[ExportProfile]) -> tuple[Engine, ...]:
         try:
             for graph in graphs.values():
                 staging.link(folder / graph)
-            records = EngineBuilds(helpers, staging.folder, found.variant.batch, wanted, graphs).finish()
+            builds = EngineBuilds(helpers, staging.folder, found.variant.batch, graphs)
+            builds.start(wanted)
+            records = builds.finish()
             staging.add_to(_with_engines(found, profiles, records))
         finally:
             helpers.close()

@@ -44,7 +44,7 @@ class Helpers:
 class EngineBuilds:
     """One variant's engines: the first is built while the ladder is climbed, the others after it.
 
-    `precision` says in which precision each profile's engine is built, and `graphs` which file has it.
+    `graphs` says which file has which precision.
     """
 
     def __init__(
@@ -52,16 +52,16 @@ class EngineBuilds:
         helpers: Helpers,
         folder: Path,
         batch: int | None,
-        wanted: Sequence[tuple[ExportProfile, Precision]],
         graphs: dict[str, str],
     ) -> None:
         self.helpers, self.folder, self.batch, self.graphs = helpers, folder, batch, graphs
-        self.wanted = list(wanted)
+        self.wanted: list[tuple[ExportProfile, Precision]] = []
         self.pending: engines.PendingEngine | None = None
 
-    def start(self) -> None:
-        """Begin with the first engine; what was begun before, from other graphs, is thrown away."""
+    def start(self, wanted: Sequence[tuple[ExportProfile, Precision]]) -> None:
+        """Begin with the first of these engines; what was begun before, from other graphs, is thrown away."""
         self.drop()
+        self.wanted = list(wanted)
         if self.wanted:
             self.pending = self._begin(*self.wanted[0])
 

@@ -96,7 +96,7 @@ class VariantRecord:
 
     model: str
     alpha: float | None
-    resolution: int
+    resolution: int | None
     batch: int | None
     num_classes: int | None
     options: dict[str, str]
@@ -133,10 +133,10 @@ class Manifest:
     source: str
     weights: WeightsRecord
     params: int
-    macs: int
+    macs: int | None
     opset: int
     exporter: str
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     artifacts: tuple[Artifact, ...]
     parity: ParityReport
     engines: tuple[Engine, ...]

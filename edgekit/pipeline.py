@@ -195,7 +195,7 @@ def _journey(task: Task, variant: Variant, plan: Plan, helpers: Helpers, report:
     from edgekit.journey import Journey
 
     report(Stage(variant, "export"))
-    return Journey(min(task.variants, key=lambda other: other.resolution), plan, helpers)
+    return Journey(min(task.variants, key=lambda other: other.resolution or 0), plan, helpers)
 
 
 def gate(found: Manifest, name: str) -> GateFailed | None:
@@ -203,7 +203,13 @@ def gate(found: Manifest, name: str) -> GateFailed | None:
     rung = found.parity.first_failure()
     if rung is not None:
         reasons = [r.reason for r in found.parity.rungs if r.name == rung and r.reason]
-        return GateFailed(f"parity failed at rung {rung}", where=name, got=reasons[0] if reasons else _why(found, rung))
+        chaotic = rung in ("pytorch-fp32", "liveness") and found.weights.kind == "seed"
+        return GateFailed(
+            f"parity failed at rung {rung}",
+            where=name,
+            got=reasons[0] if reasons else _why(found, rung),
+            hint="random weights make some networks amplify every rounding: try trained ones" if chaotic else None,
+        )
     for engine in found.engines:
         if engine.status == "failed":
             return GateFailed(f"the engine for profile {engine.profile} failed", where=name, got=engine.reason)

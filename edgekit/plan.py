@@ -10,8 +10,9 @@ from typing import Literal
 
 from edgekit import __version__, manifest, profile, schema, sources
 from edgekit.errors import InputUnusable, UsageError
+from edgekit.manifest import TensorSpec
 from edgekit.profile import ExportProfile
-from edgekit.sources import Weights
+from edgekit.sources import Source, Weights
 from edgekit.variant import Variant
 
 Exporter = Literal["auto", "torchscript", "dynamo"]
@@ -42,7 +43,13 @@ TOOLS = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do with every variant of a run; `images` replace the synthetic inputs of the parity ladder."""
+    """What to do with every variant of a run; `images` replace the synthetic inputs of the parity ladder.
+
+    `sources` are what the variants' `model` names stand for, where they are no reference networks, and
+    `weights_by_model` their weights where they are not `weights`; `inputs` describe what a network takes that is fed
+    with something else than one image. Without `insists` on the precisions, one that cannot be had of a network from
+    elsewhere is left out, and that is noted.
+    """
 
     weights: Weights
     profiles: tuple[ExportProfile, ...]
@@ -53,6 +60,19 @@ class Plan:
     images: tuple[Path, ...] = ()
     out: Path = Path("artifacts")
     force: bool = False
+    sources: tuple[Source, ...] = ()
+    weights_by_model: tuple[tuple[str, Weights], ...] = ()
+    inputs: tuple[TensorSpec, ...] = ()
+    insists: bool = True
+
+    def source(self, variant: Variant) -> Source:
+        """Where the variant's network comes from."""
+        known = {source.slug: source for source in self.sources}
+        return known.get(variant.model, Source("reference", variant.model))
+
+    def weights_of(self, variant: Variant) -> Weights:
+        """The weights of the variant's network."""
+        return dict(self.weights_by_model).get(variant.model, self.weights)
 
     @property
     def opset(self) -> int:
@@ -69,6 +89,11 @@ class Plan:
         """Whether there is an FP16 graph to make."""
         return "fp16" in self.precisions
 
+    @property
+    def half_unless_impossible(self) -> Literal["yes", "try"]:
+        """Whether an FP16 graph that cannot be made is the end of it."""
+        return "yes" if self.insists else "try"
+
     def check(self) -> None:
         """Raise UsageError when a profile's target can run none of the precisions asked for."""
         for used in self.profiles:
@@ -80,9 +105,10 @@ class Plan:
                     wanted=f"one of {', '.join(used.precisions)}",
                 )
 
-    def engine_precision(self, used: ExportProfile) -> Precision | None:
-        """The fastest precision that was asked for and that the profile's target runs."""
-        return next((p for p in FASTEST_FIRST if p in self.precisions and p in used.precisions), None)
+    def engine_precision(self, used: ExportProfile, half: bool = True) -> Precision | None:
+        """The fastest precision that was asked for and that the profile's target runs; without `half`, not that."""
+        there = [precision for precision in FASTEST_FIRST if half or precision != "fp16"]
+        return next((p for p in there if p in self.precisions and p in used.precisions), None)
 
     def folder(self, variant: Variant) -> Path:
         """Where the variant's artifacts go."""
@@ -96,9 +122,22 @@ class Plan:
     # the key of what was made from the old content; a new plan sees the new content.
 
     @cached_property
-    def weights_identity(self) -> str:
+    def _identities(self) -> dict[Source | Weights, str]:
+        return {}
+
+    def weights_identity(self, variant: Variant) -> str:
         """What tells the weights from others. Raises InputUnusable for a file that cannot be read."""
-        return sources.identity(self.weights)
+        weights = self.weights_of(variant)
+        if weights not in self._identities:
+            self._identities[weights] = sources.identity(weights)
+        return self._identities[weights]
+
+    def source_identity(self, variant: Variant) -> str:
+        """What tells the network's source from others. Raises InputUnusable for a file that cannot be read."""
+        source = self.source(variant)
+        if source not in self._identities:
+            self._identities[source] = sources.source_identity(source)
+        return self._identities[source]
 
     @cached_property
     def image_digests(self) -> tuple[str, ...]:
@@ -114,9 +153,12 @@ class Plan:
         return manifest.cache_key(
             {
                 "variant": schema.to_json(variant),
-                "weights": self.weights_identity,
+                "source": self.source_identity(variant),
+                "inputs": [schema.to_json(spec) for spec in self.inputs],
+                "weights": self.weights_identity(variant),
                 "profiles": [profile.digest(used) for used in self.profiles],
                 "precisions": list(self.precisions),
+                "insists": self.insists,
                 "engines": self.engines,
                 "parity": self.parity,
                 "exporter": self.exporter,

@@ -6,7 +6,7 @@ two sides agree on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,19 @@ class Preprocessing:
 
 
 IMAGENET = Preprocessing()
+# The Inception family sees -1..1; its largest member is measured on a tighter crop.
+INCEPTION = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+INCEPTION_RESNET = replace(INCEPTION, crop=0.8975)
+# The statistics of CIFAR-10's training images, as in the densenet authors' code; its images are taken whole.
+CIFAR = Preprocessing(mean=(0.4914, 0.4824, 0.4467), std=(0.2471, 0.2435, 0.2616), crop=1.0)
+# Image in, image out: pixels in 0..1.
+PIXELS = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), crop=1.0)
 
 # The contracts that networks name.
-CONTRACTS = {"imagenet": IMAGENET}
+CONTRACTS = {
+    "imagenet": IMAGENET,
+    "inception": INCEPTION,
+    "inception_resnet": INCEPTION_RESNET,
+    "cifar": CIFAR,
+    "pixels": PIXELS,
+}

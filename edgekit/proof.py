@@ -5,21 +5,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
-import numpy as np
 import onnx
 import torch
 from torch import nn
 
 from edgekit.errors import InputUnusable
-from edgekit.graph.from_torch import OUTPUT, Anchor, find_anchors, fold_batch_norms
+from edgekit.graph.folded import folded
+from edgekit.graph.from_torch import Anchor, Signature
 from edgekit.graph.specialise import set_batch
 from edgekit.models._counting import Counter, Counts
-from edgekit.parity.batch import check_batch
-from edgekit.parity.ladder import Climb, Input, Step, Tracer, climb
-from edgekit.parity.metrics import AnyArray
+from edgekit.parity.batch import check_batch, stack
+from edgekit.parity.ladder import QUICK, Climb, FloorRun, Floors, Input, Rules, Step, Tracer, climb
+from edgekit.parity.metrics import AnyArray, Feeds
 from edgekit.parity.report import BatchCheck, ParityReport, Saturation
 from edgekit.parity.tolerance import Precision
 from edgekit.runtimes.onnxruntime_cpu import CpuSession
@@ -47,41 +50,96 @@ class Graphs:
         return [(name, model, precision) for name, model, precision in chain if model is not None]
 
 
-Sessions = Mapping[bytes, CpuSession]
+Sessions = Mapping[bytes, Tracer]
+
+
+class AnyReference(Protocol):
+    """What graphs must agree with: a network's truth, and the noise floors that its arithmetic sets.
+
+    `outputs` are the names of the network's outputs, `tensors` of what else is compared. With `raw_is_a_rung` the graph
+    before simplification is one, too; with `checks_batches` the graphs must treat every row of a batch alike.
+    """
+
+    quick: bool
+    outputs: tuple[str, ...]
+    tensors: list[str]
+    rules: Rules
+    raw_is_a_rung: bool
+    checks_batches: bool
+    truth: Step
+    floors: Floors
+
+    def answers(self, inputs: Sequence[Input]) -> Tracer:
+        """The truth on these inputs."""
+
+    def together(self, floors: Floors, inputs: Sequence[Input]) -> Floors:
+        """The floors' runs on these inputs."""
+
+    def foresee(self, inputs: Sequence[Input]) -> None:
+        """These inputs will be asked for, and the graph is still being made: what can be done now may be done."""
+
+    def settle(self, simplified: onnx.ModelProto, keep: Collection[str]) -> None:
+        """This is the graph that half precision is made of, with these nodes in FP32. Raises InputUnusable where its
+        floor cannot be had.
+        """
+
+    def open(self, model: bytes, *, one_row: bool) -> Tracer:
+        """A serialised graph, ready to be run and to name its tensors as the truth does.
+
+        With `one_row` it holds for one row only, and is to be opened for any number if that can be done.
+        """
+
+    def counts(self) -> Counts:
+        """Parameters and multiply-accumulates at the size of the latest inputs."""
+
+    def saturation(self) -> Saturation | None:
+        """How many clipped activations the inputs so far drove to their limit; None where nobody knows of any."""
 
 
 class Reference:
     """A network as PyTorch runs it: the truth, and the noise floors that its arithmetic sets.
 
     In full mode the truth is float64 and every weighted layer is compared; in quick mode the truth is float32 and
-    its floor is what folding the batch norms changes: the same sums, rounded elsewhere.
+    its floor is what folding the batch norms changes: the same sums, rounded elsewhere. With `long_sums` the floor has
+    a second run, where they are added in sequence.
     """
 
-    def __init__(self, module: nn.Module, folded: nn.Module, anchors: list[Anchor], quick: bool, fp16: bool) -> None:
-        # The layer that makes the output is compared under the output's name.
+    def __init__(
+        self,
+        module: nn.Module,
+        folded: nn.Module,
+        anchors: list[Anchor],
+        quick: bool,
+        fp16: bool,
+        signature: Signature = Signature(),  # noqa: B008  # frozen
+        strict: bool = True,
+        long_sums: bool = False,
+    ) -> None:
+        # A layer that makes an output is compared under the output's name.
         self.anchors = [] if quick else [anchor for anchor in anchors if not anchor.is_output]
-        self.quick = quick
-        self.floors: dict[Precision, Tracer]
-        if quick:
-            truth = TorchTracer(module, [], channels_last=True)
-            self.floors = {"fp32": TorchTracer(folded, [], channels_last=True)}
-            self.clips = None
-        else:
-            truth = TorchTracer(module, self.anchors, torch.float64)
-            self.floors = {"fp32": TorchTracer(module, self.anchors)}
-            self.clips = ClipCounter(truth.module)
-        if fp16:
-            self.floors["fp16"] = TorchTracer(half_precision(folded), self.anchors)
+        self.tensors = [anchor.name for anchor in self.anchors]
+        self.quick, self.signature, self.outputs = quick, signature, signature.outputs
+        self.rules = QUICK if quick else Rules(strict=strict)
+        self.raw_is_a_rung, self.checks_batches = not quick, True
+        tracer = partial(TorchTracer, anchors=self.anchors, channels_last=quick, copies=not strict, signature=signature)
+        truth = tracer(module, dtype=torch.float32 if quick else torch.float64)
         self.truth = Step("pytorch-fp32" if quick else "pytorch-fp64", truth, "fp32")
+        lower = folded if quick else module
+        runs = [tracer(lower), tracer(lower, sequential=True)] if long_sums else [tracer(lower)]
+        self.floors: Floors = {"fp32": [FloorRun(run) for run in runs]}
+        if fp16:
+            self.floors["fp16"] = [FloorRun(tracer(half_precision(folded), channels_last=False))]
+        self.clips = None if quick else ClipCounter(truth.module)
         self.room = _Room()
         self._counter = Counter(truth.module)
         self._foreseen: _Together | None = None
 
-    @classmethod
-    def of(cls, module: nn.Module, example: AnyArray, quick: bool, fp16: bool) -> Reference:
-        """The reference of a module that is not being exported: folding and anchors are worked out here."""
-        anchors = find_anchors(module, torch.from_numpy(example))
-        return cls(module, fold_batch_norms(module), anchors, quick, fp16)
+    def together(self, floors: Floors, inputs: Sequence[Input]) -> Floors:
+        """The floors' runs on these inputs, together where there is room."""
+        return {
+            precision: [FloorRun(_Together(part.trace, inputs, self.room), part.scale) for part in parts]
+            for precision, parts in floors.items()
+        }
 
     def answers(self, inputs: Sequence[Input]) -> Tracer:
         """The truth on these inputs, run together where there is room."""
@@ -93,7 +151,14 @@ class Reference:
         """Run the truth in a quick climb now: these inputs will be asked for, and the graph is still being made."""
         if self.quick:
             self._foreseen = _Together(self.truth.trace, inputs, None)
-            self._foreseen(inputs[0].values)
+            self._foreseen(inputs[0].feeds)
+
+    def settle(self, simplified: onnx.ModelProto, keep: Collection[str]) -> None:
+        """Nothing new: the module itself sets the floor."""
+
+    def open(self, model: bytes, *, one_row: bool) -> CpuSession:
+        """The graph under ONNX Runtime, with the layers that are compared among its outputs."""
+        return _session_for_more(model, self.tensors) if one_row else CpuSession(model, self.tensors)
 
     def counts(self) -> Counts:
         """Parameters and multiply-accumulates at the size of the latest inputs."""
@@ -106,22 +171,29 @@ class Reference:
         return Saturation(len(self.clips.clips), len(self.clips.exercised))
 
 
-def prove(
-    reference: Reference, graphs: Graphs, inputs: Sequence[Input], batch: int | None
-) -> tuple[ParityReport, AnyArray]:
-    """Climb the ladder with these graphs; returns the report and the truth's outputs (inputs x batch, classes)."""
-    wants_batches = not (reference.quick and batch == 1)
-    sessions = _sessions(reference, graphs, one_row=wants_batches and batch == 1)
+@dataclass(frozen=True)
+class Proof:
+    """What a climb showed; `outputs` are the truth's, by name, for each input."""
+
+    report: ParityReport
+    outputs: Sequence[Mapping[str, AnyArray]]
+
+
+def prove(reference: AnyReference, graphs: Graphs, inputs: Sequence[Input], batch: int | None) -> Proof:
+    """Climb the ladder with these graphs."""
+    wants_batches = reference.checks_batches and not (reference.quick and batch == 1)
+    one_row = wants_batches and batch == 1
+    # Simplification often changes nothing; the same graph is run once, and is every rung that it is.
+    sessions = {model: reference.open(model, one_row=one_row) for model in {model for _, model, _ in graphs.rungs()}}
     result = _climb(reference, graphs, inputs, sessions)
     checks = _batch_checks(graphs, inputs, batch, result, sessions) if wants_batches else ()
-    return _report(reference, inputs, result, checks), result.outputs
+    return Proof(_report(reference, inputs, result, checks), result.outputs[result.truth])
 
 
-def _sessions(reference: Reference, graphs: Graphs, one_row: bool) -> Sessions:
-    """One for each graph: simplification often changes nothing, and then two rungs are the same graph."""
-    tensors = [anchor.name for anchor in reference.anchors]
-    make = _session_for_more if one_row else CpuSession
-    return {model: make(model, tensors) for model in {model for _, model, _ in graphs.rungs()}}
+def _in_short(text: str | None, limit: int = 160) -> str:
+    """ONNX Runtime's words from where they say something."""
+    words = (text or "").rpartition("Status Message: ")[2].rpartition(") ")[2]
+    return words if len(words) <= limit else f"{words[:limit]}..."
 
 
 def _session_for_more(model: bytes, tensors: Sequence[str]) -> CpuSession:
@@ -137,28 +209,19 @@ def _session_for_more(model: bytes, tensors: Sequence[str]) -> CpuSession:
         return CpuSession(model, tensors)
 
 
-def _climb(reference: Reference, graphs: Graphs, inputs: Sequence[Input], sessions: Sessions) -> Climb:
-    runs = {model: _Latest(session) for model, session in sessions.items()}
-    steps = [Step(name, runs[model], precision) for name, model, precision in graphs.rungs()]
+def _climb(reference: AnyReference, graphs: Graphs, inputs: Sequence[Input], sessions: Sessions) -> Climb:
+    steps = [
+        Step(name, sessions[model], precision, _absent(sessions[model])) for name, model, precision in graphs.rungs()
+    ]
     truth = Step(reference.truth.name, reference.answers(inputs), reference.truth.precision)
     floors = reference.floors
-    if not reference.quick:  # which wants them on the first input only
-        floors = {used: _Together(run, inputs, reference.room) for used, run in floors.items()}
-    return climb(truth, floors, steps, inputs, OUTPUT, reference.quick)
+    if not reference.rules.one_floor:
+        floors = reference.together(floors, inputs)
+    return climb(truth, floors, steps, inputs, reference.outputs, reference.rules)
 
 
-class _Latest:
-    """A tracer that remembers its latest trace."""
-
-    def __init__(self, run: Tracer) -> None:
-        self.run = run
-        self.latest: tuple[AnyArray, Mapping[str, AnyArray]] | None = None
-
-    def __call__(self, values: AnyArray) -> Mapping[str, AnyArray]:
-        if self.latest is None or self.latest[0] is not values:
-            self.latest = None  # its memory is needed now
-            self.latest = values, self.run(values)
-        return self.latest[1]
+def _absent(session: Tracer) -> frozenset[str]:
+    return folded(session.metadata) if isinstance(session, CpuSession) else frozenset()
 
 
 class _Room:
@@ -167,13 +230,19 @@ class _Room:
     def __init__(self) -> None:
         self._growth: dict[Tracer, float] = {}  # bytes of a trace for each of its input
 
-    def rows(self, run: Tracer, values: AnyArray) -> int:
-        """How many arrays like `values` to run together."""
-        return max(1, int(ROOM / (self._growth[run] * values.nbytes))) if run in self._growth else 1
+    def count(self, run: Tracer, feeds: Feeds) -> int:
+        """How many feeds like these to run together."""
+        if run not in self._growth:
+            return 1
+        return max(1, int(ROOM / max(self._growth[run] * _bytes(feeds), 1)))
 
-    def learn(self, run: Tracer, values: AnyArray, trace: Mapping[str, AnyArray]) -> None:
-        """Remember how large the trace of `values` was. It grows with the area, and so serves other sizes as well."""
-        self._growth[run] = sum(array.nbytes for array in trace.values()) / values.nbytes
+    def learn(self, run: Tracer, feeds: Feeds, size: int) -> None:
+        """Remember how large the trace was, in bytes. It grows with the area, and so serves other sizes as well."""
+        self._growth[run] = size / max(_bytes(feeds), 1)
+
+
+def _bytes(arrays: Mapping[str, AnyArray]) -> int:
+    return sum(array.nbytes for array in arrays.values())
 
 
 class _Together:
@@ -186,30 +255,56 @@ class _Together:
         self.run, self.inputs, self.room = run, inputs, room
         self.ahead: dict[int, Mapping[str, AnyArray]] = {}
 
-    def __call__(self, values: AnyArray) -> Mapping[str, AnyArray]:
-        if id(values) not in self.ahead:
-            first = next(number for number, given in enumerate(self.inputs) if given.values is values)
-            count = self.room.rows(self.run, values) if self.room else len(self.inputs)
-            self._run([given.values for given in self.inputs[first : first + count]])
-        return self.ahead.pop(id(values)) if self.room else self.ahead[id(values)]
+    def __call__(self, feeds: Feeds) -> Mapping[str, AnyArray]:
+        if id(feeds) not in self.ahead:
+            first = next(number for number, given in enumerate(self.inputs) if given.feeds is feeds)
+            count = self.room.count(self.run, feeds) if self.room else len(self.inputs)
+            self._run([given.feeds for given in self.inputs[first : first + count]])
+        return self.ahead.pop(id(feeds)) if self.room else self.ahead[id(feeds)]
 
-    def _run(self, chunk: list[AnyArray]) -> None:
-        together = np.concatenate(chunk)
-        trace = self.run(together)
+    def _run(self, chunk: list[Feeds]) -> None:
+        """Run them together where every input and every tensor has its rows along the first axis, else one by one."""
+        if len(chunk) > 1 and _stackable(chunk):
+            together = stack(chunk)
+            parts = _parts(self.run(together), [_height(feeds) for feeds in chunk])
+            if parts is not None:
+                self._learn(together, parts)
+                self.ahead |= {id(feeds): part for feeds, part in zip(chunk, parts, strict=True)}
+                return
+        for feeds in chunk:
+            self.ahead[id(feeds)] = self.run(feeds)
+            self._learn(feeds, [self.ahead[id(feeds)]])
+
+    def _learn(self, feeds: Feeds, parts: list[Mapping[str, AnyArray]]) -> None:
         if self.room:
-            self.room.learn(self.run, together, trace)
-        rows = chunk[0].shape[0]
-        for number, values in enumerate(chunk):
-            here = slice(number * rows, (number + 1) * rows)
-            self.ahead[id(values)] = {name: array[here] for name, array in trace.items()}
+            self.room.learn(self.run, feeds, sum(map(_bytes, parts)))
+
+
+def _stackable(chunk: Sequence[Feeds]) -> bool:
+    """Whether every input has its rows along the first axis, as many as the others, and is alike in all else."""
+    rows = [{len(values) if values.ndim else None for values in feeds.values()} for feeds in chunk]
+    shapes = [{name: values.shape[1:] for name, values in feeds.items()} for feeds in chunk]
+    return all(len(counts) == 1 and None not in counts for counts in rows) and all(it == shapes[0] for it in shapes)
+
+
+def _height(feeds: Feeds) -> int:
+    return len(next(iter(feeds.values())))
+
+
+def _parts(trace: Mapping[str, AnyArray], heights: Sequence[int]) -> list[Mapping[str, AnyArray]] | None:
+    """The rows of each; None where a tensor has others than there are rows."""
+    if any(array.ndim == 0 or len(array) != sum(heights) for array in trace.values()):
+        return None
+    cuts = list(itertools.accumulate(heights, initial=0))
+    return [{name: array[begin:end] for name, array in trace.items()} for begin, end in itertools.pairwise(cuts)]
 
 
 def _report(
-    reference: Reference, inputs: Sequence[Input], result: Climb, checks: tuple[BatchCheck, ...]
+    reference: AnyReference, inputs: Sequence[Input], result: Climb, checks: tuple[BatchCheck, ...]
 ) -> ParityReport:
     passed = all(rung.passed for rung in result.rungs) and result.liveness.passed
     saturation = reference.saturation()
-    notes = []
+    notes = [f"output {output} is the same for every input" for output in result.dead if result.liveness.passed]
     if saturation and saturation.exercised < saturation.clips:
         notes.append(f"{saturation.clips - saturation.exercised} clipped activations were never driven to their limit")
     return ParityReport(
@@ -235,17 +330,18 @@ def _batch_checks(
 
 
 def _batch_check(
-    name: str, session: CpuSession, inputs: Sequence[Input], batch: int | None, result: Climb, precision: Precision
+    name: str, session: Tracer, inputs: Sequence[Input], batch: int | None, result: Climb, precision: Precision
 ) -> BatchCheck:
     numbers = [number for number, given in enumerate(inputs) if given.ordinary][:BATCH_ROWS]
-    rows = np.concatenate([inputs[number].values[:1] for number in numbers])
-    known = result.by_rung[name]
-    alone = np.concatenate([known[number] for number in numbers]) if batch == 1 else None
-    allowed = result.output_tolerance[precision]
-    length = None if batch == 1 else batch
+    rows = [{key: values[:1] for key, values in inputs[number].feeds.items()} for number in numbers]
+    alone = [result.outputs[name][number] for number in numbers] if batch == 1 else None
+    length, allowed = None if batch == 1 else batch, result.tolerances[precision]
     try:
-        return check_batch(name, lambda values: session(values)[OUTPUT], rows, length, allowed, alone)
+        run = session
+        if isinstance(session, CpuSession):  # which need not hand out more than is compared
+            run = partial(session, wanted=[output for output in allowed if output in session.outputs])
+        return check_batch(name, run, rows, length, allowed, alone)
     except InputUnusable as error:
         if batch != 1:
             raise
-        return BatchCheck(name, None, None, None, f"the graph holds for one row only: {error.got}")
+        return BatchCheck(name, None, None, None, f"the graph holds for one row only: {_in_short(error.got)}")

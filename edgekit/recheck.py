@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import onnx
 import torch
-from torch import nn
 
-from edgekit import checkpoints, sources
+from edgekit import golden, sources, subjects
 from edgekit.errors import InputUnusable
-from edgekit.graph.from_torch import Exporter, export_onnx, find_anchors, fold_batch_norms, name_anchors
-from edgekit.graph.simplify import Simplifier
-from edgekit.graph.specialise import specialise
-from edgekit.graph.tidy import tidy
+from edgekit.graph.fp16 import kept_fp32
+from edgekit.helpers import Helpers
 from edgekit.manifest import Manifest
-from edgekit.parity.ladder import Input
+from edgekit.parity.ladder import Input, largest
 from edgekit.parity.metrics import AnyArray, Distance, distance
 from edgekit.parity.report import ParityReport
 from edgekit.parity.tolerance import excess, tolerance
-from edgekit.proof import Graphs, Reference, prove
+from edgekit.plan import Plan
+from edgekit.proof import AnyReference, Graphs, prove
 from edgekit.runtimes.onnxruntime_cpu import CpuSession
 from edgekit.variant import Variant
 
@@ -49,33 +47,70 @@ def climb_again(manifest: Manifest, folder: Path, weights: sources.Weights | Non
     again, or when the stored outputs are not its own.
     """
     torch.set_num_threads(1)
-    module = rebuild(manifest, weights)
-    inputs, golden = read_golden(folder / _path(manifest, "golden"))
-    graphs = Graphs(simplified=_bytes(manifest, folder, "onnx-fp32"), fp16=_bytes(manifest, folder, "onnx-fp16"))
-    quick = manifest.parity.mode == "quick"
-    reference = Reference.of(module, inputs[0].values, quick, graphs.fp16 is not None)
-    report, outputs = prove(reference, graphs, inputs, manifest.variant.batch)
-    if not quick and excess(distance(outputs, golden), GOLDEN_TOLERANCE) > 1.0 and _same_weights(manifest, module):
+    with _Again(manifest, weights) as again:
+        stored = golden.unpack(folder / _path(manifest, "golden"))
+        graphs = Graphs(simplified=_bytes(manifest, folder, "onnx-fp32"), fp16=_bytes(manifest, folder, "onnx-fp16"))
+        quick = manifest.parity.mode == "quick"
+        reference = again.subject.reference(stored.inputs[0].feeds, quick, graphs.fp16 is not None)
+        if graphs.simplified is not None and graphs.fp16 is not None:
+            reference.settle(onnx.load_model_from_string(graphs.simplified), kept_fp32(graphs.fp16))
+        proof = prove(reference, graphs, stored.inputs, manifest.variant.batch)
+    if not quick and again.same_weights and not _agree(proof.outputs, stored.outputs):
         raise InputUnusable("the stored outputs are not this network's", where=str(folder / "golden.npz"))
-    return report
+    return proof.report
 
 
-def rebuild(manifest: Manifest, weights: sources.Weights | None = None) -> nn.Module:
-    """The network of a manifest, with the weights that it names.
+def _agree(found: Sequence[Mapping[str, AnyArray]], stored: Sequence[Mapping[str, AnyArray]]) -> bool:
+    pairs = zip(found, stored, strict=True)
+    return all(
+        excess(distance(ours[name], theirs[name]), GOLDEN_TOLERANCE) <= 1.0 for ours, theirs in pairs for name in theirs
+    )
+
+
+class _Again:
+    """The network of a manifest, with the weights that it names, made again.
 
     Raises InputUnusable when a checkpoint is gone or is another one. Weights from a seed may differ in their last
     bits from one machine to another, and are accepted as they are.
     """
-    known = weights or recorded_weights(manifest)
-    module = sources.network(variant_of(manifest), known)
-    if not isinstance(known, sources.SeedWeights) and not _same_weights(manifest, module):
-        raise InputUnusable(
-            "these are not the weights that were exported",
-            got=sources.identity(known),
-            wanted=manifest.weights.identity,
-            hint="name the right file with --weights",
-        )
-    return module
+
+    def __init__(self, manifest: Manifest, weights: sources.Weights | None) -> None:
+        known = weights or recorded_weights(manifest)
+        self.variant = variant_of(manifest)
+        self.helpers = Helpers((), simplify=False)
+        self.subject = subjects.make(source_of(manifest), self.variant, _plan(manifest, known), self.helpers)
+        self.same_weights = self.subject.digest == manifest.weights.sha256
+        if not self.same_weights and not isinstance(known, sources.SeedWeights):
+            raise InputUnusable(
+                "these are not the weights that were exported",
+                got=sources.identity(known),
+                wanted=manifest.weights.identity,
+                hint="name the right file with --weights",
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.helpers.close()
+
+
+def _plan(manifest: Manifest, weights: sources.Weights) -> Plan:
+    """What the variant was made by, as far as making its network again goes."""
+    fp32 = manifest.artifact("onnx-fp32")
+    source = source_of(manifest)
+    return Plan(
+        weights,
+        tuple(record.resolved for record in manifest.profiles),
+        precisions=("fp32",),
+        sources=(source,),
+        inputs=fp32.inputs if fp32 and source.kind in ("factory", "torchscript") else (),
+    )
+
+
+def source_of(manifest: Manifest) -> sources.Source:
+    """Where the network came from; its file must still be there."""
+    return sources.parse_source(manifest.source)
 
 
 def recorded_weights(manifest: Manifest) -> sources.Weights:
@@ -85,9 +120,9 @@ def recorded_weights(manifest: Manifest) -> sources.Weights:
         path = record.path or ""
         if not Path(path).exists():
             raise InputUnusable("the checkpoint is gone", where=path, hint="say where it is now with --weights")
-        return sources.parse_weights(path, model=manifest.variant.model)
-    text = "default" if record.kind == "torchvision" else "none"
-    return sources.parse_weights(text, model=manifest.variant.model, seed=record.seed or 0)
+        return sources.parse_weights(path, source=source_of(manifest))
+    text = "default" if record.kind in ("torchvision", "library") else "none"
+    return sources.parse_weights(text, source=source_of(manifest), seed=record.seed or 0)
 
 
 def variant_of(manifest: Manifest) -> Variant:
@@ -96,64 +131,41 @@ def variant_of(manifest: Manifest) -> Variant:
     return Variant(it.model, it.alpha, it.resolution, it.batch, it.num_classes, tuple(sorted(it.options.items())))
 
 
-def read_golden(path: Path) -> tuple[list[Input], AnyArray]:
-    """The stored inputs, and the truth's outputs (inputs x batch, classes)."""
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
-            values, outputs = stored["inputs"], stored["outputs"]
-            names, ordinary = stored["names"], stored["ordinary"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputUnusable("cannot read the stored inputs", where=str(path), got=str(error)) from error
-    inputs = [Input(str(n), v, bool(o)) for n, v, o in zip(names, values, ordinary, strict=True)]
-    return inputs, outputs.reshape(-1, *outputs.shape[2:])
-
-
 def bisect(manifest: Manifest, folder: Path, weights: sources.Weights | None = None) -> Difference | None:
     """The first node of model.onnx whose output is not that of a fresh export of the same network; None if all agree.
 
     Every tensor of the two graphs is compared by name, on the stored inputs, in the order of execution.
     """
     torch.set_num_threads(1)
-    inputs, _ = read_golden(folder / _path(manifest, "golden"))
+    inputs = golden.unpack(folder / _path(manifest, "golden")).inputs
     suspect_bytes = _bytes(manifest, folder, "onnx-fp32")
     assert suspect_bytes is not None
     suspect = onnx.load_model_from_string(suspect_bytes)
-    module = rebuild(manifest, weights)
-    fresh = _fresh_export(manifest, module, inputs[0].values)
-    floors = _floors(module, inputs)
+    with _Again(manifest, weights) as again:
+        exported = again.subject.export(again.variant, manifest.exporter)
+        made = exported.at(again.variant).simplified
+        assert made is not None
+        fresh = onnx.load_model_from_string(made)
+        floors = _floors(again.subject.reference(inputs[0].feeds, quick=False, fp16=False), inputs)
     names = [name for node in fresh.graph.node for name in node.output]
     ours, theirs = CpuSession(fresh, names), CpuSession(suspect, names)
     found = [
         difference
         for given in inputs
-        if (difference := _first_difference(fresh, ours(given.values), theirs(given.values), floors)) is not None
+        if (difference := _first_difference(fresh, ours(given.feeds), theirs(given.feeds), floors)) is not None
     ]
     order = [node.name for node in fresh.graph.node]
     return min(found, key=lambda difference: order.index(difference.node), default=None)
 
 
-def _fresh_export(manifest: Manifest, module: nn.Module, values: AnyArray) -> onnx.ModelProto:
-    example, folded = torch.from_numpy(values), fold_batch_norms(module)
-    exporter: Exporter = "dynamo" if manifest.exporter == "dynamo" else "torchscript"
-    raw = export_onnx(folded, example, manifest.opset, exporter, manifest.variant.batch is None)
-    graph = onnx.load_model_from_string(raw)
-    name_anchors(graph, folded, find_anchors(module, example))
-    tidy(graph)
-    with Simplifier() as simplifier:
-        simplifier.submit(bytes(graph.SerializeToString()))
-        simple = onnx.load_model_from_string(simplifier.result().model_bytes)
-    return onnx.load_model_from_string(specialise(simple, manifest.variant.resolution, manifest.variant.batch))
-
-
-def _floors(module: nn.Module, inputs: Sequence[Input]) -> dict[str, Distance]:
+def _floors(reference: AnyReference, inputs: Sequence[Input]) -> dict[str, Distance]:
     """The tolerance of each layer's output: the loosest over the inputs."""
-    reference = Reference.of(module, inputs[0].values, quick=False, fp16=False)
     allowed: dict[str, Distance] = {}
     for given in inputs:
-        truth, run = reference.truth.trace(given.values), reference.floors["fp32"](given.values)
-        for name, wanted in truth.items():
-            here, before = tolerance(distance(run[name], wanted), "fp32"), allowed.get(name, Distance(0.0, 0.0))
-            allowed[name] = Distance(max(here.overall, before.overall), max(here.channel, before.channel))
+        runs = [(part.trace(given.feeds), part.scale) for part in reference.floors["fp32"]]
+        for name, wanted in reference.truth.trace(given.feeds).items():
+            floor = largest(distance(run[name], wanted).times(scale) for run, scale in runs)
+            allowed[name] = tolerance(floor, "fp32", wanted.size).loosest(allowed.get(name))
     return allowed
 
 
@@ -179,10 +191,6 @@ def _with_tolerance(
     for node in graph.graph.node:
         allowed = next((floors[name] for name in node.output if name in floors), allowed)
         yield node, allowed
-
-
-def _same_weights(manifest: Manifest, module: nn.Module) -> bool:
-    return checkpoints.digest(module.state_dict()) == manifest.weights.sha256
 
 
 def _path(manifest: Manifest, kind: str) -> str:

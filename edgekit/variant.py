@@ -23,13 +23,14 @@ MAX_BATCH = 4096
 class Variant:
     """One network at one width multiplier and input resolution.
 
-    `alpha` is None for a network without a width option; `batch` is None for a dynamic batch.
-    `num_classes` None leaves it to the weights, or to the network's own default.
+    `alpha` is None for a network without a width option; `batch` is None for a dynamic batch. `resolution` None leaves
+    it to the network: its own default, or inputs that are no square images. `num_classes` None leaves it to the
+    weights, or to the network's own default.
     """
 
     model: str
     alpha: float | None
-    resolution: int
+    resolution: int | None
     batch: int | None = 1
     num_classes: int | None = None
     options: tuple[tuple[str, str], ...] = field(default=())
@@ -37,7 +38,8 @@ class Variant:
     def __post_init__(self) -> None:
         if self.alpha is not None:
             check_alpha(self.alpha)
-        check_whole("res", self.resolution, 1, MAX_RESOLUTION)
+        if self.resolution is not None:
+            check_whole("res", self.resolution, 1, MAX_RESOLUTION)
         if self.batch is not None:
             check_whole("batch", self.batch, 1, MAX_BATCH)
         if self.num_classes is not None:
@@ -49,7 +51,8 @@ class Variant:
         parts = [self.model]
         if self.alpha is not None:
             parts.append(f"a{format_alpha(self.alpha)}")
-        parts.append(f"r{self.resolution}")
+        if self.resolution is not None:
+            parts.append(f"r{self.resolution}")
         if self.batch != 1:
             parts.append("bdyn" if self.batch is None else f"b{self.batch}")
         parts += [f"{key}-{value}" for key, value in self.options]
@@ -62,7 +65,7 @@ class Grid:
 
     models: tuple[str, ...]
     alphas: tuple[float | None, ...]
-    resolutions: tuple[int, ...]
+    resolutions: tuple[int | None, ...]
     batch: int | None = 1
     num_classes: int | None = None
     options: tuple[tuple[str, str], ...] = ()

@@ -16,7 +16,7 @@ from subjects import Subject
 from torch import nn
 
 from edgekit import sources
-from edgekit.graph.from_torch import INPUT, fold_batch_norms
+from edgekit.graph.from_torch import IMAGE, fold_batch_norms
 from edgekit.preprocessing import IMAGENET
 from edgekit.variant import Variant
 
@@ -75,7 +75,7 @@ def shifted_padding(subject: Subject, graph: onnx.ModelProto, layer: str) -> Non
 
 def weakest_channel_scaled(subject: Subject, graph: onnx.ModelProto, layer: str) -> None:
     """One output channel is 1 % larger: the one where it shows the least."""
-    truth = subject.reference.truth.trace(subject.inputs[0].values)[layer]
+    truth = subject.reference.truth.trace(subject.inputs[0].feeds)[layer]
     channel = int(np.square(truth).mean((0, 2, 3)).argmin())
     weight, bias = _get(graph, layer)
     weight[channel] *= 1.01
@@ -115,7 +115,7 @@ def mean_subtracted_twice(subject: Subject, graph: onnx.ModelProto, layer: str) 
     again = np.array(IMAGENET.mean, np.float32) / np.array(IMAGENET.std, np.float32)
     graph.graph.initializer.append(numpy_helper.from_array(again.reshape(1, 3, 1, 1), "mean"))
     _node(graph, layer).input[0] = "shifted"
-    graph.graph.node.insert(0, helper.make_node("Sub", [INPUT, "mean"], ["shifted"], name="shift"))
+    graph.graph.node.insert(0, helper.make_node("Sub", [IMAGE, "mean"], ["shifted"], name="shift"))
 
 
 def nan_weight(subject: Subject, graph: onnx.ModelProto, layer: str) -> None:

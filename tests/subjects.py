@@ -12,10 +12,10 @@ from torch import nn
 
 from edgekit import sources
 from edgekit.graph.fp16 import to_fp16
-from edgekit.graph.from_torch import Anchor, export_onnx, find_anchors, fold_batch_norms, name_anchors
+from edgekit.graph.from_torch import IMAGE, Anchor, export_onnx, find_anchors, fold_batch_norms, name_anchors
 from edgekit.parity.inputs import ladder_inputs
-from edgekit.parity.ladder import Input, Tracer
-from edgekit.parity.metrics import AnyArray
+from edgekit.parity.ladder import FloorRun, Input, Tracer
+from edgekit.parity.metrics import AnyArray, Feeds
 from edgekit.parity.report import ParityReport, Rung
 from edgekit.preprocessing import IMAGENET
 from edgekit.proof import Graphs, Reference, prove
@@ -46,7 +46,10 @@ class Subject:
         """The truth and the floors. They are run once: what differs between two tests is the graph."""
         reference = Reference(self.module, self.folded, self.anchors, quick=False, fp16=True)
         reference.truth = replace(reference.truth, trace=remembered(reference.truth.trace))
-        reference.floors = {precision: remembered(run) for precision, run in reference.floors.items()}
+        reference.floors = {
+            precision: [FloorRun(remembered(part.trace), part.scale) for part in parts]
+            for precision, parts in reference.floors.items()
+        }
         return reference
 
     def graph(self) -> onnx.ModelProto:
@@ -57,7 +60,7 @@ class Subject:
         self, onnx: bytes | None = None, simplified: bytes | None = None, fp16: bytes | None = None
     ) -> ParityReport:
         """The full ladder with these graphs."""
-        return prove(self.reference, Graphs(onnx, simplified, fp16), self.inputs, 1)[0]
+        return prove(self.reference, Graphs(onnx, simplified, fp16), self.inputs, 1).report
 
     def after(self, layer: str) -> str:
         """The anchor that is computed next; the network's output after the last."""
@@ -74,11 +77,17 @@ def subject(model: str, alpha: float, resolution: int = RESOLUTION) -> Subject:
 def subject_of(variant: Variant, module: nn.Module) -> Subject:
     """A network with the weights that it has, exported."""
     folded, inputs = fold_batch_norms(module), ladder_inputs(IMAGENET, variant.resolution, 1)
-    example = torch.from_numpy(inputs[0].values)
+    example = torch.from_numpy(inputs[0].feeds[IMAGE])
     graph = onnx.load_model_from_string(export_onnx(folded, example, OPSET))
     anchors = find_anchors(module, example)
     name_anchors(graph, folded, anchors)
     return Subject(variant, module, folded, anchors, graph.SerializeToString(), inputs)
+
+
+def reference_of(module: nn.Module, feeds: Feeds, fp16: bool) -> Reference:
+    """The reference of a module for a full climb, worked out from nothing but the module."""
+    anchors = find_anchors(module, torch.from_numpy(feeds[IMAGE]))
+    return Reference(module, fold_batch_norms(module), anchors, quick=False, fp16=fp16)
 
 
 def half(graph: onnx.ModelProto) -> bytes:
@@ -93,12 +102,12 @@ def rung(report: ParityReport, name: str) -> Rung:
 
 def remembered(run: Tracer) -> Tracer:
     """The same results, computed once for each input."""
-    known: dict[bytes, Mapping[str, AnyArray]] = {}
+    known: dict[tuple[tuple[str, tuple[int, ...], bytes], ...], Mapping[str, AnyArray]] = {}
 
-    def look_up(values: AnyArray) -> Mapping[str, AnyArray]:
-        key = values.tobytes()
+    def look_up(feeds: Feeds) -> Mapping[str, AnyArray]:
+        key = tuple((name, values.shape, values.tobytes()) for name, values in feeds.items())
         if key not in known:
-            known[key] = run(values)
+            known[key] = run(feeds)
         return known[key]
 
     return look_up

@@ -106,9 +106,9 @@ def size_in_tolerances(subject: Subject, faulty: onnx.ModelProto, tensor: str, p
     session = CpuSession(faulty, [tensor])
     sizes = []
     for given in subject.inputs:
-        truth = subject.reference.truth.trace(given.values)[tensor]
-        floor = distance(subject.reference.floors[precision](given.values)[tensor], truth)
-        sizes.append(excess(distance(session(given.values)[tensor], truth), tolerance(floor, precision)))
+        truth = subject.reference.truth.trace(given.feeds)[tensor]
+        floor = distance(subject.reference.floors[precision][0].trace(given.feeds)[tensor], truth)
+        sizes.append(excess(distance(session(given.feeds)[tensor], truth), tolerance(floor, precision)))
     return max(sizes)
 
 

@@ -67,8 +67,8 @@ def test_a_trained_network_and_photos_go_all_the_way(trained, photos, tmp_path, 
     assert found.weights.kind == "checkpoint"
     with np.load(folder / "golden.npz") as golden:
         wanted = images.load_image(photos / "astronaut.jpg", IMAGENET, 96)
-        np.testing.assert_array_equal(golden["inputs"][0], wanted)
-        assert golden["inputs"].min() > -2.2 * 8
+        np.testing.assert_array_equal(golden["input.input"][0], wanted)
+        assert golden["input.input"].min() > -2.2 * 8
     assert cli.run(["parity", str(folder)]) == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Sequence
@@ -18,21 +19,35 @@ from edgekit.schema import JSON, to_json
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from edgekit.manifest import VariantRecord
     from edgekit.pipeline import Event, Outcome
     from edgekit.plan import Plan
+    from edgekit.sources import Source
     from edgekit.variant import Variant
 
 
 def export(
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Reference networks (edgekit models).")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Reference networks (edgekit models), torchvision:NAME, timm:NAME, package.module:factory, "
+            "file.py:factory, FILE.onnx, or an archive of TorchScript or torch.export.",
+        ),
+    ],
     alpha: Annotated[list[str] | None, typer.Option(help="Width multipliers, for example 1,0.75,0.5.")] = None,
     res: Annotated[list[str] | None, typer.Option(help="Input resolutions in pixels, for example 224,160.")] = None,
     batch: Annotated[int, typer.Option(help="Rows in a batch.")] = 1,
     dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="Leave the batch open.")] = False,
     num_classes: Annotated[int | None, typer.Option(help="Classes; default: as many as the weights have.")] = None,
-    weights: Annotated[str, typer.Option(help="A checkpoint, 'default' (torchvision's) or 'none' (random).")] = "none",
+    weights: Annotated[
+        str, typer.Option(help="A checkpoint, 'default' (published ones) or 'none' (random, or the source's own).")
+    ] = "none",
     seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
     option: Annotated[list[str] | None, typer.Option(help="A network's own option, KEY=VALUE.")] = None,
+    input_: Annotated[
+        list[str] | None, typer.Option("--input", help="What a factory's network takes: NAME:DTYPE:SHAPE.")
+    ] = None,
     precision: Annotated[list[str] | None, typer.Option(help="fp32, fp16; default: both.")] = None,
     profile: Annotated[list[str] | None, typer.Option(help="Export profiles (edgekit profiles); default: rtx.")] = None,
     images: Annotated[Path | None, typer.Option(help="An image or a folder of them, as inputs of the ladder.")] = None,
@@ -53,15 +68,34 @@ def export(
     """
     with reporting("export", as_json, quiet, verbose) as output:
         start = time.perf_counter()
-        grid = _variants(sources, alpha, res, None if dynamic_batch else batch, num_classes, option)
-        plan = _plan(grid, weights, seed, precision, profile, images, parity, exporter, out, no_engine, force)
+        named = _sources(sources)
+        grid = _variants(named, alpha, res, None if dynamic_batch else batch, num_classes, option)
+        plan = _plan(
+            named, grid, weights, seed, input_, precision, profile, images, parity, exporter, out, no_engine, force
+        )
         outcomes = _run(grid, plan, parse.jobs(jobs), output)
         output.code = max((o.error.exit_code for o in outcomes if o.error), default=0)
         _report(outcomes, time.perf_counter() - start, output)
 
 
+def _sources(texts: Sequence[str]) -> list[Source]:
+    """What the words on the command line stand for. Two that would share a folder are refused."""
+    from edgekit import sources
+
+    named = list(dict.fromkeys(sources.parse_source(text) for text in parse.words(texts)))
+    for one, other in itertools.combinations(named, 2):
+        if one.slug == other.slug:
+            raise UsageError(
+                "two sources would go to the same folder",
+                where="SOURCE",
+                got=f"{one.text} and {other.text}",
+                hint="export them one by one, each to its own --out",
+            )
+    return named
+
+
 def _variants(
-    sources: Sequence[str],
+    sources: Sequence[Source],
     alpha: list[str] | None,
     res: list[str] | None,
     batch: int | None,
@@ -73,18 +107,21 @@ def _variants(
 
     resolutions = parse.whole_numbers("--res", res)
     variants: list[Variant] = []
-    for name in parse.words(sources):
-        known = models.info(name)
-        alphas: tuple[float | None, ...] = parse.numbers("--alpha", alpha) or ((1.0,) if known.has_alpha else (None,))
-        sizes = resolutions or (known.default_resolution,)
-        variants += Grid((name,), alphas, sizes, batch, num_classes, parse.pairs("--option", option))
+    for source in sources:
+        known = models.info(source.name) if source.kind == "reference" else None
+        width = (1.0,) if known and known.has_alpha else (None,)
+        alphas: tuple[float | None, ...] = parse.numbers("--alpha", alpha) or width
+        sizes = resolutions or (known.default_resolution if known else None,)
+        variants += Grid((source.slug,), alphas, sizes, batch, num_classes, parse.pairs("--option", option))
     return list(dict.fromkeys(variants))
 
 
 def _plan(
+    named: Sequence[Source],
     variants: Sequence[Variant],
     weights: str,
     seed: int,
+    inputs: list[str] | None,
     precision: list[str] | None,
     profile: list[str] | None,
     images: Path | None,
@@ -99,11 +136,14 @@ def _plan(
     from edgekit.images import find_images
     from edgekit.plan import EXPORTERS, MAX_IMAGES, PARITIES, PRECISIONS, Plan
 
-    models = dict.fromkeys(variant.model for variant in variants)
-    chosen = {model: sources.parse_weights(weights, model=model, seed=seed) for model in models}
+    chosen = {source.slug: sources.parse_weights(weights, source=source, seed=seed) for source in named}
     plan = Plan(
         weights=next(iter(chosen.values())),
+        sources=tuple(named),
+        weights_by_model=tuple(chosen.items()),
+        inputs=sources.parse_input_specs(inputs or []),
         profiles=tuple(profiles.load(name) for name in parse.words(profile or ["rtx"])),
+        insists=bool(precision),
         precisions=parse.choices("--precision", precision or list(PRECISIONS), PRECISIONS),
         engines=not no_engine,
         parity=parse.choice("--parity", parity, PARITIES),
@@ -113,10 +153,8 @@ def _plan(
         force=force,
     )
     for variant in variants:
-        sources.check(variant, chosen[variant.model])
+        sources.check(variant, chosen[variant.model], plan.source(variant))
     plan.check()
-    if len(set(chosen.values())) > 1:
-        raise UsageError("these networks need different weights", where="--weights", hint="export them one by one")
     return plan
 
 
@@ -210,7 +248,7 @@ def _report(outcomes: Sequence[Outcome], seconds: float, output: Output) -> None
 def _json(outcome: Outcome) -> JSON:
     found = outcome.manifest
     shared: dict[str, JSON] = {
-        "variant": _variant_json(outcome.variant),
+        "variant": _variant_json(found.variant if found else outcome.variant),
         "dir": str(outcome.directory),
         "params": found.params if found else None,
         "macs": found.macs if found else None,
@@ -227,7 +265,7 @@ def _json(outcome: Outcome) -> JSON:
     }
 
 
-def _variant_json(variant: Variant) -> JSON:
+def _variant_json(variant: Variant | VariantRecord) -> JSON:
     data = to_json(variant)
     assert isinstance(data, dict)
     return data | {"options": dict(variant.options)}
@@ -247,7 +285,7 @@ def _overview(outcomes: Sequence[Outcome]) -> str:
             [
                 outcome.variant.slug,
                 millions(found.params) if found else "-",
-                millions(found.macs) if found else "-",
+                millions(found.macs) if found and found.macs is not None else "-",
                 render.parity_word(found.parity) if found else "not reached",
                 render.engine_words(found) if found else "-",
                 "kept" if outcome.cached else f"{outcome.seconds:.1f}",

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from edgekit.graph.summary import OnnxSummary
     from edgekit.manifest import Manifest, TensorSpec
     from edgekit.models._counting import Counts
+    from edgekit.models._info import ModelInfo
+    from edgekit.preprocessing import Preprocessing
     from edgekit.profile import ExportProfile
     from edgekit.variant import Variant
 
@@ -40,11 +42,16 @@ AREAS = {
 
 
 def models(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One network, layer by layer.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[SOURCE]", help="One network, layer by layer: any source of export.")
+    ] = None,
     alpha: Annotated[str | None, typer.Option(help="Width multiplier; default: the network's own.")] = None,
     res: Annotated[str | None, typer.Option(help="Input resolution in pixels; default: the network's own.")] = None,
     num_classes: Annotated[int | None, typer.Option(help="Classes; default: the network's own.")] = None,
-    option: Annotated[list[str] | None, typer.Option(help="An option of the network NAME, KEY=VALUE.")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="An option of that network, KEY=VALUE.")] = None,
+    input_: Annotated[
+        list[str] | None, typer.Option("--input", help="What a factory's network takes: NAME:DTYPE:SHAPE.")
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -58,7 +65,7 @@ def models(
         side = _single("--res", parse.whole_numbers("--res", _as_list(res)))
         options = parse.pairs("--option", option)
         if name is not None:
-            data, text = _one_network(_variant(name, width, side, num_classes, options))
+            data, text = _one_source(name, width, side, num_classes, options, input_ or [])
             output.result({"models": [data]}, text)
         else:
             if options:
@@ -93,12 +100,44 @@ def _variant(
     return variant
 
 
+def _one_source(
+    text: str,
+    alpha: float | None,
+    res: int | None,
+    num_classes: int | None,
+    options: tuple[tuple[str, str], ...],
+    inputs: list[str],
+) -> Shown:
+    from edgekit import sources
+    from edgekit.variant import Variant
+
+    source = sources.parse_source(text)
+    if source.kind == "reference":
+        return _one_network(_variant(source.name, alpha, res, num_classes, options))
+    from edgekit import subjects
+
+    variant = Variant(source.slug, alpha, res, num_classes=num_classes, options=options)
+    sources.check(variant, sources.parse_weights("none", source=source), source)
+    counts = subjects.counts(source, variant, sources.parse_input_specs(inputs))
+    asked = to_json(variant)
+    assert isinstance(asked, dict)
+    data: dict[str, JSON] = {
+        "name": source.text,
+        "variant": asked | {"options": dict(variant.options)},
+        "params": counts.params,
+        "macs": counts.macs,
+        "layers": to_json(counts.layers),
+    }
+    head = f"{source.text}: {counts.params:,} params, {counts.macs:,} MACs"
+    return data, f"{head}\n\n{_layer_table(counts)}"
+
+
 def _counts(variant: Variant) -> Counts:
     from edgekit.models import _counting, _create, _options
 
     options = _options.parse_options(variant.model, dict(variant.options))
-    assert variant.num_classes is not None
     module = _create.skeleton(variant.model, variant.alpha, variant.num_classes, options)
+    assert variant.resolution is not None
     return _counting.count(module, variant.resolution)
 
 
@@ -136,13 +175,26 @@ def _one_network(variant: Variant) -> Shown:
     width = "" if variant.alpha is None else f"alpha {variant.alpha:g}, "
     head = [
         f"{variant.model}: {known.title} ({known.source})",
-        f"{width}{variant.resolution} x {variant.resolution}, {variant.num_classes} classes: "
-        f"{counts.params:,} params, {counts.macs:,} MACs",
+        f"{width}{variant.resolution} x {variant.resolution}, {_classes(variant)}: "
+        f"{counts.params:,} params{_training_only(counts)}, {counts.macs:,} MACs",
         f"options: {'; '.join(_options_of(variant.model)) or 'none'}",
-        f"resolutions: multiples of {known.stride}",
+        f"resolutions: {_resolutions(known)}",
         f"published weights: {known.pretrained.name if known.pretrained else 'none'}",
     ]
     return data, "\n".join([*head, "", _layer_table(counts)])
+
+
+def _classes(variant: Variant) -> str:
+    return "an image" if variant.num_classes is None else f"{variant.num_classes} classes"
+
+
+def _training_only(counts: Counts) -> str:
+    return f" (and {counts.training_only:,} that only training uses)" if counts.training_only else ""
+
+
+def _resolutions(known: ModelInfo) -> str:
+    multiples = f"multiples of {known.stride}" if known.stride > 1 else "any"
+    return multiples if known.smallest <= known.stride else f"{multiples}, {known.smallest} or more"
 
 
 def _network_json(variant: Variant, counts: Counts) -> dict[str, JSON]:
@@ -160,11 +212,14 @@ def _network_json(variant: Variant, counts: Counts) -> dict[str, JSON]:
         "title": known.title,
         "source": known.source,
         "stride": known.stride,
+        "smallest": known.smallest,
+        "task": known.task,
         "pretrained": known.pretrained.name if known.pretrained else None,
         "options": options,
         "variant": asked | {"options": dict(variant.options)},
         "params": counts.params,
         "macs": counts.macs,
+        "training_only_params": counts.training_only,
     }
 
 
@@ -316,23 +371,33 @@ def _manifest(path: Path) -> Shown:
 
 
 def _provenance(found: Manifest) -> list[str]:
-    variant, weights, pixels = found.variant, found.weights, found.preprocessing
+    variant, weights = found.variant, found.weights
     options = "".join(f", {key}={value}" for key, value in variant.options.items())
     width = "" if variant.alpha is None else f"alpha {variant.alpha:g}, "
+    side = "" if variant.resolution is None else f"{variant.resolution} pixels, "
     batch = "dynamic" if variant.batch is None else str(variant.batch)
     rows = [
-        ["variant", f"{variant.model}, {width}{variant.resolution} pixels, batch {batch}{options}"],
+        ["variant", f"{variant.model}, {width}{side}batch {batch}{options}"],
+        ["source", found.source],
         ["classes", "-" if variant.num_classes is None else str(variant.num_classes)],
         ["weights", f"{weights.kind} {weights.identity}, tensors sha256 {weights.sha256[:16]}"],
         ["opset", f"{found.opset}, exported with {found.exporter}"],
-        ["pixels", f"{pixels.layout} {pixels.colour} {pixels.dtype}, {pixels.resize}, crop {pixels.crop:g}"],
-        ["", f"scaled by {pixels.scale:.6g}, mean {_numbers(pixels.mean)}, std {_numbers(pixels.std)}"],
+        *_pixels(found.preprocessing),
         ["profiles", ", ".join(f"{used.name} {used.sha256[:16]}" for used in found.profiles)],
         ["tools", ", ".join(f"{name} {version}" for name, version in found.tools.items())],
         ["made", f"{found.created} by edgekit {found.edgekit} in {found.seconds:.1f} s"],
         ["machine", ", ".join(f"{key} {value}" for key, value in found.machine.items())],
     ]
     return render.indented(table(rows)).splitlines()
+
+
+def _pixels(contract: Preprocessing | None) -> list[list[str]]:
+    if contract is None:
+        return [["pixels", "nobody has said how images become the input"]]
+    return [
+        ["pixels", f"{contract.layout} {contract.colour} {contract.dtype}, {contract.resize}, crop {contract.crop:g}"],
+        ["", f"scaled by {contract.scale:.6g}, mean {_numbers(contract.mean)}, std {_numbers(contract.std)}"],
+    ]
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -9,14 +9,15 @@ from edgekit.cli.output import millions, size, table
 
 if TYPE_CHECKING:
     from edgekit.manifest import Engine, Manifest
-    from edgekit.parity.report import BatchCheck, ParityReport
+    from edgekit.parity.report import BatchCheck, ParityReport, Rung
 
 
 def details(directory: Path, found: Manifest | None) -> str:
     """One variant in full: files, ladder, engines, notes."""
     if found is None:
         return ""
-    head = f"{directory}  {millions(found.params)} params, {millions(found.macs)} MACs"
+    macs = "unknown" if found.macs is None else millions(found.macs)
+    head = f"{directory}  {millions(found.params)} params, {macs} MACs"
     files = [[a.path, size(a.bytes), f"{a.nodes} nodes" if a.nodes else ""] for a in found.artifacts]
     files += [[e.path, size(e.bytes or 0), " ".join(e.targets)] for e in found.engines if e.path]
     blocks = [head, indented(table(files, right=(1,))), indented(parity_table(found.parity))]
@@ -51,7 +52,10 @@ def engine_line(engine: Engine) -> str:
 
 def parity_table(report: ParityReport) -> str:
     """The ladder as a table, every comparison with its figure and its tolerance; then the other gates."""
-    rows = [["rung", "against", "", "error", "tolerance", "at", "max abs", "top-1"]]
+    images = any(rung.ssim is not None for rung in report.rungs)
+    rows = [
+        ["rung", "against", "", "error", "tolerance", "at", "max abs", *(["PSNR", "SSIM"] if images else ["top-1"])]
+    ]
     for rung in report.rungs:
         rows.append(
             [
@@ -62,10 +66,23 @@ def parity_table(report: ParityReport) -> str:
                 _figure(rung.tolerance),
                 rung.tensor or "",
                 _figure(rung.max_abs),
-                "" if rung.top1_agreement is None else f"{rung.top1_agreement:.0%}",
+                *(_image_figures(rung) if images else [_share(rung.top1_agreement)]),
             ]
         )
-    return "\n".join([table(rows, right=(3, 4, 6, 7)), *_gates(report)])
+    reasons = [f"{rung.name} against {rung.against}: {rung.reason}" for rung in report.rungs if rung.reason]
+    return "\n".join([table(rows, right=(3, 4, 6, 7, 8)), *reasons, *_gates(report)])
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.0%}"
+
+
+def _image_figures(rung: Rung) -> list[str]:
+    same = "same" if rung.ssim == 1.0 else "-"
+    return [
+        f"{rung.psnr_db:.0f} dB" if rung.psnr_db is not None else same,
+        "" if rung.ssim is None else f"{rung.ssim:.4f}",
+    ]
 
 
 def _figure(value: float | None) -> str:

@@ -1,52 +1,143 @@
 """An FP32 graph as an FP16 one, typed in the graph itself; inputs and outputs stay FP32.
 
 Precision that lives in the graph means the same to every builder: TensorRT 10, TensorRT 11 and TensorRT-RTX build a
-strongly typed network from it and have no way to fall back to FP32 silently.
+strongly typed network from it and have no way to fall back to FP32 silently. What has to stay in FP32 is declared in
+the graph's metadata, and the receipt (engines/receipt.py) allows that and nothing else.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection
 
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 from onnxconverter_common import float16
 
+from edgekit.engines.receipt import KEPT_FP32_KEY
 from edgekit.errors import GateFailed, InputUnusable
 
 LARGEST_HALF = 65504.0
+# Squares of activations are summed over a whole image: they leave the range of a half where the activations are as
+# small as 3 on 100 x 100 pixels. LayerNormalization computes its statistics in FP32 by definition.
+SQUARING = (
+    "GlobalLpPool",
+    "GroupNormalization",
+    "InstanceNormalization",
+    "LRN",
+    "LpNormalization",
+    "LpPool",
+    "MeanVarianceNormalization",
+    "ReduceL2",
+    "ReduceSumSquare",
+)
+OWN = ":fp32"
+# The converter's own list: operators without a half-precision form in ONNX or in a runtime.
+WITHOUT_HALF = tuple(float16.DEFAULT_OP_BLOCK_LIST)
 
 
-def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+def to_fp16(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelProto:
     """A new model with FP16 weights and arithmetic and FP32 inputs and outputs; `model` stays as it is.
 
-    Every weight is rounded to the nearest half, none is clamped. Raises GateFailed naming the weights that do not
-    fit, and InputUnusable when the graph is already FP16.
+    Every weight is rounded to the nearest half, none is clamped. Norms that sum squares stay in FP32, and so do the
+    nodes named in `keep`; the graph's metadata lists them. Raises GateFailed naming the weights that do not fit, and
+    InputUnusable when the graph is already FP16.
     """
-    _refuse_overflow(model)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
+    kept = _kept(copy, keep)
+    _refuse_overflow(copy, kept)
+    _separate(copy, kept)
     try:
         with warnings.catch_warnings():
             # It warns of values it would clamp; with these limits it clamps none, and overflow was refused above.
             warnings.simplefilter("ignore")
             converted: onnx.ModelProto = float16.convert_float_to_float16(
-                copy, min_positive_val=0.0, max_finite_val=LARGEST_HALF, keep_io_types=True
+                copy,
+                min_positive_val=0.0,
+                max_finite_val=LARGEST_HALF,
+                keep_io_types=True,
+                op_block_list=[*WITHOUT_HALF, *SQUARING],
+                node_block_list=list(kept),
             )
     except ValueError as error:
         raise InputUnusable("the graph cannot be converted to FP16", got=str(error).splitlines()[0]) from error
+    _retarget_casts(model, converted, kept)
     _check_weights(model, converted)
     del converted.graph.value_info[:]
+    if kept:
+        onnx.helper.set_model_props(converted, _props(converted) | {KEPT_FP32_KEY: "\n".join(sorted(kept))})
     return converted
 
 
-def _refuse_overflow(model: onnx.ModelProto) -> None:
+def _retarget_casts(model: onnx.ModelProto, converted: onnx.ModelProto, kept: Collection[str]) -> None:
+    """Let the graph's own casts to FP32 go to FP16, as everything that reads them does; the converter forgets them."""
+    own = {node.output[0] for node in _casts_to(model, TensorProto.FLOAT) if node.name not in kept}
+    for node in _casts_to(converted, TensorProto.FLOAT):
+        if node.output[0] in own:
+            node.attribute[0].i = TensorProto.FLOAT16
+
+
+def _casts_to(model: onnx.ModelProto, kind: int) -> list[onnx.NodeProto]:
+    casts = [node for node in model.graph.node if node.op_type == "Cast" and node.attribute[0].name == "to"]
+    return [node for node in casts if node.attribute[0].i == kind]
+
+
+def check_types(converted: onnx.ModelProto) -> None:
+    """Raise InputUnusable where two types meet that do not fit: the converter does not know every operator."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(converted)
+    for value in probe.graph.output:  # a file may declare the wrong shape, and that is no matter of types
+        value.type.tensor_type.ClearField("shape")
+    try:
+        onnx.shape_inference.infer_shapes(probe, check_type=True, strict_mode=True)
+    except onnx.shape_inference.InferenceError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputUnusable("the graph cannot be converted to FP16", got=reason) from error
+
+
+def kept_fp32(model: bytes) -> frozenset[str]:
+    """The nodes of a half-precision model that its metadata declares as kept in FP32."""
+    declared = _props(onnx.load_model_from_string(model)).get(KEPT_FP32_KEY, "")
+    return frozenset(declared.split("\n")) - {""}
+
+
+def _kept(model: onnx.ModelProto, keep: Collection[str]) -> set[str]:
+    """Names of the nodes that stay in FP32; those that have none get one from their first output."""
+    kept = set()
+    for node in model.graph.node:
+        if node.op_type in (*WITHOUT_HALF, *SQUARING) or (node.name and node.name in keep):
+            node.name = node.name or f"{node.op_type}:{next(iter(node.output), '')}"
+            kept.add(node.name)
+    return kept
+
+
+def _separate(model: onnx.ModelProto, kept: Collection[str]) -> None:
+    """Give kept nodes weights of their own where others read the same: one tensor cannot have two types."""
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    others = {name for node in model.graph.node if node.name not in kept for name in node.input}
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            if node.name in kept and name in weights and name in others:
+                node.input[index] = f"{name}{OWN}"
+                if f"{name}{OWN}" not in weights:
+                    own = weights[f"{name}{OWN}"] = model.graph.initializer.add()
+                    own.CopyFrom(weights[name])
+                    own.name = f"{name}{OWN}"
+
+
+def _props(model: onnx.ModelProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def _refuse_overflow(model: onnx.ModelProto, kept: Collection[str]) -> None:
     # Values between the largest half and half a step above it round down to it; beyond, they become infinite.
+    in_half = {name for node in model.graph.node if node.name not in kept for name in node.input}
     overflowing = [
         tensor.name
         for tensor in _float_initializers(model)
-        if np.abs(numpy_helper.to_array(tensor)).max(initial=0) >= 65520
+        if tensor.name in in_half and np.abs(numpy_helper.to_array(tensor)).max(initial=0) >= 65520
     ]
     if overflowing:
         raise GateFailed(

@@ -11,7 +11,7 @@ import io
 import itertools
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -27,10 +27,18 @@ Exporter = Literal["torchscript", "dynamo"]
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 WEIGHTED_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
-INPUT, OUTPUT = "input", "logits"
+IMAGE, LOGITS = "input", "logits"  # what a network's only input and output are called if nobody says otherwise
 # By torch's own word; the exporter is deprecated and learns no newer one. It tries all the same, and what it does not
 # know ends in thousands of lines on stderr.
 NEWEST_TORCHSCRIPT_OPSET = 20
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The names of a network's inputs and outputs, in the order of its `forward` and of what that returns."""
+
+    inputs: tuple[str, ...] = (IMAGE,)
+    outputs: tuple[str, ...] = (LOGITS,)
 
 
 @dataclass(frozen=True)
@@ -38,8 +46,8 @@ class Anchor:
     """A weighted layer whose output can be compared at every rung.
 
     `name` is the layer's path in the module, and the name of its output tensor in the graph; `observed` is the path
-    of the module whose output that is: the batch norm's where one is folded into the layer. `is_output` marks the
-    layer whose output is the network's own, which is compared under the output's name.
+    of the module whose output that is: the batch norm's where one is folded into the layer. `is_output` marks a
+    layer whose output is one of the network's own, which is compared under the output's name.
     """
 
     name: str
@@ -62,8 +70,9 @@ def norm_pairs(module: nn.Module) -> dict[str, str]:
             continue
         children = list(parent.named_children())
         for (name, layer), (norm_name, norm) in itertools.pairwise(children):
-            # A norm without running statistics normalises by its input, in eval mode too: it cannot be folded.
-            if isinstance(layer, WEIGHTED) and isinstance(norm, NORMS) and norm.running_mean is not None:
+            # A norm without running statistics normalises by its input, in eval mode too: it cannot be folded. Nor
+            # can a subclass, which may do more.
+            if isinstance(layer, WEIGHTED) and type(norm) in NORMS and norm.running_mean is not None:
                 prefix = f"{path}." if path else ""
                 pairs[prefix + name] = prefix + norm_name
     return pairs
@@ -96,10 +105,13 @@ def _clone(module: nn.Module, change: Callable[[Tensor], Tensor], seen: dict[int
     return copied
 
 
-def fold_batch_norms(module: nn.Module) -> nn.Module:
-    """A copy of `module` (in eval mode) with every batch norm of `norm_pairs` folded into its layer, in float64."""
+def fold_batch_norms(module: nn.Module, pairs: Mapping[str, str] | None = None) -> nn.Module:
+    """A copy of `module` (in eval mode) with every batch norm folded into its layer, in float64.
+
+    `pairs` are paths of layers and of the norms that take their outputs; by default those of `norm_pairs`.
+    """
     folded = clone(module)
-    for layer_path, norm_path in norm_pairs(folded).items():
+    for layer_path, norm_path in (norm_pairs(folded) if pairs is None else pairs).items():
         _fold(folded.get_submodule(layer_path), folded.get_submodule(norm_path))
         parent, _, child = norm_path.rpartition(".")
         folded.get_submodule(parent).register_module(child, Folded())
@@ -134,36 +146,44 @@ def _by_output_channel(scale: Tensor, layer: nn.Module) -> Tensor:
     return by_group.repeat_interleave(layer.in_channels // layer.groups, dim=0)[:, :, None, None]
 
 
-def find_anchors(module: nn.Module, example: Tensor) -> list[Anchor]:
-    """The weighted layers in the order in which `module(example)` calls them, each with where to observe it.
+def find_anchors(module: nn.Module, *example: Tensor, pairs: Mapping[str, str] | None = None) -> list[Anchor]:
+    """The weighted layers in the order in which `module(*example)` calls them, each with where to observe it.
 
-    A layer that is called more than once has no single output to compare, and is left out.
+    A layer that is called more than once has no single output to compare, and is left out. `pairs` are those of
+    `fold_batch_norms`.
     """
-    pairs = norm_pairs(module)
-    layers = [path for path, layer in module.named_modules() if isinstance(layer, WEIGHTED)]
+    pairs = norm_pairs(module) if pairs is None else pairs
+    layers = [path for path, layer in module.named_modules() if path and isinstance(layer, WEIGHTED)]
     candidates = [Anchor(path, pairs.get(path, path)) for path in layers]
-    outputs: list[tuple[str, Tensor]] = []
-    result = observe(module, candidates, example, lambda name, output: outputs.append((name, output)))
-    order = [name for name, _ in outputs]
-    return [Anchor(name, pairs.get(name, name), output is result) for name, output in outputs if order.count(name) == 1]
+    seen: list[tuple[str, Tensor]] = []
+    results = observe(module, candidates, example, lambda name, output: seen.append((name, output)))
+    order = [name for name, _ in seen]
+    return [
+        Anchor(name, pairs.get(name, name), any(output is result for result in results))
+        for name, output in seen
+        if order.count(name) == 1
+    ]
 
 
 def export_onnx(
     folded: nn.Module,
-    example: Tensor,
+    example: Tensor | tuple[Tensor, ...],
     opset: int,
-    exporter: Exporter = "torchscript",
+    exporter: str = "torchscript",
     dynamic_batch: bool = False,
+    signature: Signature = Signature(),  # frozen
 ) -> bytes:
-    """`folded` as a serialised ONNX model at the example's shape; input `input`, output `logits`.
+    """`folded` as a serialised ONNX model at the example's shapes, with the signature's names.
 
-    Raises InputUnusable when the exporter cannot express the network, or not in this opset.
+    With `dynamic_batch` the first axis of every input and output is open. Raises InputUnusable when the exporter cannot
+    express the network, or not in this opset.
     """
     if exporter == "torchscript" and opset > NEWEST_TORCHSCRIPT_OPSET:
         raise _wrong_opset(exporter, f"up to {NEWEST_TORCHSCRIPT_OPSET}", opset)
     export = _torchscript if exporter == "torchscript" else _dynamo
+    examples = (example,) if isinstance(example, Tensor) else example
     try:
-        model = export(folded, example, opset, dynamic_batch)
+        model = export(folded, examples, opset, dynamic_batch, signature)
     except (RuntimeError, ValueError, TypeError, torch.onnx.errors.OnnxExporterError) as error:
         raise InputUnusable(
             f"torch.onnx ({exporter}) cannot export this network",
@@ -180,7 +200,7 @@ def _opset(model: bytes) -> int:
     return int(next(used.version for used in imports if used.domain in ("", "ai.onnx")))
 
 
-def _wrong_opset(exporter: Exporter, got: str, wanted: int) -> InputUnusable:
+def _wrong_opset(exporter: str, got: str, wanted: int) -> InputUnusable:
     return InputUnusable(
         f"torch.onnx ({exporter}) does not write this opset",
         got=f"opset {got}",
@@ -189,40 +209,44 @@ def _wrong_opset(exporter: Exporter, got: str, wanted: int) -> InputUnusable:
     )
 
 
-def _torchscript(folded: nn.Module, example: Tensor, opset: int, dynamic_batch: bool) -> bytes:
+def _torchscript(
+    folded: nn.Module, examples: tuple[Tensor, ...], opset: int, dynamic_batch: bool, signature: Signature
+) -> bytes:
     buffer = io.BytesIO()
-    axes = {INPUT: {0: "batch"}, OUTPUT: {0: "batch"}} if dynamic_batch else None
+    axes = {name: {0: "batch"} for name in (*signature.inputs, *signature.outputs)} if dynamic_batch else None
     with warnings.catch_warnings(), torch.inference_mode():
         # This exporter is deprecated upstream. It is the default here because it is ten times faster and its
         # result is measured against PyTorch on every export; the other one stays selectable.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             folded,
-            (example,),
+            examples,
             buffer,  # type: ignore[arg-type]  # annotated for the other exporter, which takes paths only
             dynamo=False,
             opset_version=opset,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
+            input_names=list(signature.inputs),
+            output_names=list(signature.outputs),
             dynamic_axes=axes,
         )
     return buffer.getvalue()
 
 
-def _dynamo(folded: nn.Module, example: Tensor, opset: int, dynamic_batch: bool) -> bytes:
+def _dynamo(
+    folded: nn.Module, examples: tuple[Tensor, ...], opset: int, dynamic_batch: bool, signature: Signature
+) -> bytes:
     shapes = {0: torch.export.Dim("batch", min=1, max=4096)} if dynamic_batch else None
-    if dynamic_batch and example.shape[0] == 1:
-        example = example.repeat(2, 1, 1, 1)  # torch.export specialises on a size of 1
+    if dynamic_batch and examples[0].shape[0] == 1:  # torch.export specialises on a size of 1
+        examples = tuple(torch.cat([example, example]) for example in examples)
     with warnings.catch_warnings(), _silent_logs():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             folded,
-            (example,),
+            examples,
             dynamo=True,
             opset_version=opset,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes=(shapes,) if shapes else None,
+            input_names=list(signature.inputs),
+            output_names=list(signature.outputs),
+            dynamic_shapes=(shapes,) * len(examples) if shapes else None,
             verbose=False,
         )
     assert program is not None
@@ -300,8 +324,10 @@ def _rename_tensors(model: onnx.ModelProto, renamed: dict[str, str]) -> None:
 Observer = Callable[[str, Tensor], None]
 
 
-def observe(module: nn.Module, anchors: list[Anchor], example: Tensor, seen: Observer) -> Tensor:
-    """Run `module(example)` and hand every anchor's output to `seen` as it appears; returns the network's output."""
+def observe(
+    module: nn.Module, anchors: list[Anchor], examples: tuple[Tensor, ...], seen: Observer
+) -> tuple[Tensor, ...]:
+    """Run `module(*examples)` and hand every anchor's output to `seen` as it appears; returns the network's outputs."""
     handles = [
         module.get_submodule(anchor.observed).register_forward_hook(
             lambda _module, _inputs, output, name=anchor.name: seen(name, output)
@@ -310,9 +336,10 @@ def observe(module: nn.Module, anchors: list[Anchor], example: Tensor, seen: Obs
     ]
     try:
         with torch.inference_mode():
-            result = module(example)
+            result = module(*examples)
     finally:
         for handle in handles:
             handle.remove()
-    assert isinstance(result, Tensor)
-    return result
+    results = (result,) if isinstance(result, Tensor) else tuple(result)
+    assert all(isinstance(one, Tensor) for one in results)
+    return results

@@ -22,9 +22,10 @@ def specialise(model: onnx.ModelProto, resolution: int, batch: int | None) -> by
 
 
 def set_batch(model: onnx.ModelProto, batch: int | None) -> None:
-    """Declare another batch for the image input and every output, in place; None is a dynamic dimension."""
-    for value in (model.graph.input[0], *model.graph.output):
-        _set(value.type.tensor_type.shape.dim[0], batch)
+    """Declare another batch for every input and output, in place; None is a dynamic dimension."""
+    for value in (*model.graph.input, *model.graph.output):
+        for dim in value.type.tensor_type.shape.dim[:1]:
+            _set(dim, batch)
     # Shapes recorded for intermediate tensors belong to the size of the export.
     del model.graph.value_info[:]
 

@@ -2,8 +2,7 @@
 
 A network's file has a docstring that names its source, `INFO`, its table, and `build`; what the networks share stands
 in the files whose names begin with an underscore. A network's file imports torch only inside its functions, so that
-names, options and resolutions are checked without it; one that defines its own `nn.Module` classes may import torch at
-its top, and then asking for its INFO costs that import.
+names, options and resolutions are checked without it; the `nn.Module` classes that it needs are in `_blocks.py`.
 """
 
 from __future__ import annotations
@@ -47,21 +46,35 @@ def check_width(name: str, alpha: float | None) -> None:
         raise UsageError(f"{name} has no width multiplier", where="--alpha", got=str(alpha), hint="leave --alpha out")
 
 
+def check_classes(name: str, num_classes: int | None) -> None:
+    """Raise UsageError for a number of classes of a network that has none; None, the default, suits every network."""
+    if num_classes is not None and info(name).num_classes is None:
+        raise UsageError(
+            f"{name} has no classes: its output is an image",
+            where="--num-classes",
+            got=str(num_classes),
+            hint="leave --num-classes out",
+        )
+
+
 def check_resolution(name: str, resolution: int) -> None:
     """Raise UsageError, naming the nearest sizes that work, unless the network can take a `resolution`-pixel square.
 
     A network that halves its input five times needs a multiple of 32: anything else is cropped or padded unevenly
     on the way down, and no published figure is for such a size.
     """
-    stride = info(name).stride
-    if resolution >= stride and resolution % stride == 0:
+    stride, smallest = info(name).stride, info(name).smallest
+    if resolution >= smallest and resolution % stride == 0:
         return
+    first = -(-smallest // stride) * stride
     below = resolution // stride * stride
-    nearest = [str(size) for size in (below, below + stride) if size >= stride] if resolution > 0 else [str(stride)]
+    nearest = dict.fromkeys(str(max(first, size)) for size in (below, below + stride))
+    words = [f"a multiple of {stride}"] if stride > 1 else []
+    words += [f"{first} or more"] if first > stride else []
     raise UsageError(
         f"{name} cannot take this resolution",
         where="--res",
         got=str(resolution),
-        wanted=f"a multiple of {stride}",
+        wanted=", ".join(words),
         hint=f"the nearest: {' or '.join(nearest)}",
     )

@@ -8,6 +8,7 @@ next norm amplifies what is left, and with it every difference: 1.2 times a laye
 Theory of Batch Normalization", arXiv 1902.08129), a thousand times over the 42 of c_mobilenet_v2, whose logits in half
 precision are then a quarter noise. Trained networks do no such thing. So the norms before a ReLU6 get a shift that
 keeps more of the signal on the straight part of the curve; the logits in half precision are then two per cent noise.
+The same holds for a ReLU, and for instance norms, whose statistics are the image's own.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.images import normalise
-from edgekit.preprocessing import IMAGENET
+from edgekit.preprocessing import IMAGENET, Preprocessing
 from edgekit.synthetic import natural_image
 
 # Few and large rather than many and small: the padded border is a share of every feature map that depends on the
@@ -31,57 +32,102 @@ IMAGES = 8
 SIDE = 128
 FIRST_SEED = 1_000_000  # the parity ladder takes its inputs from the small seeds
 
-# What a ReLU6 gets to see: mean 0.5 and deviation 1, and in every eighth channel mean 2.5 and deviation 2, of which one
-# value in 25 lies above 6 and one in ten below 0: each limit does its work in every layer, and a graph that has lost
-# one differs. A larger mean drowns the images in what padding makes of it, above all at other sizes than 128; a larger
-# deviation brings the chaos back. docs/decisions/0003-tolerances.md has the figures.
+# What a ReLU or ReLU6 gets to see: mean 0.5 and deviation 1. At mean 0, the outputs of the ReLU networks in half
+# precision are up to 9 per cent noise (small images), at 0.5 up to 2.4, at 1 up to 0.8; but at 1 the inceptions tell
+# images apart half as well, and a ReLU has little left to cut off. Before a ReLU6, every eighth channel has mean 2.5
+# and deviation 2, of which one value in 25 lies above 6 and one in ten below 0: each limit does its work in every
+# layer, and a graph that has lost one differs. A larger mean drowns the images in what padding makes of it, above all
+# at other sizes than 128; a larger deviation brings the chaos back. docs/decisions/0003-tolerances.md has the figures.
 SHIFT = 0.5
 WIDE_SHIFT, WIDE_SCALE, WIDE_EVERY = 2.5, 2.0, 8
 
+Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.InstanceNorm2d
+
 
 @torch.no_grad()
-def calibrate(module: nn.Module, seed: int) -> None:
+def calibrate(
+    module: nn.Module, seed: int, *, side: int = SIDE, contract: Preprocessing = IMAGENET, given: str = ""
+) -> None:
     """Set the running statistics of every batch-norm from 8 seeded image-like inputs; leave the module in eval mode.
 
     One pass: each batch-norm takes the statistics of what reaches it and normalises by them, so the layers behind it
-    see what they will see afterwards. Those before a ReLU6 get scale and shift, too. The last Linear's bias then takes
-    away the mean logits over these images: what is left differs from image to image, and so does the top class. No
-    weight of a convolution or Linear changes. The result depends on the weights and the seed alone: not on a
+    see what they will see afterwards. Norms before a ReLU or ReLU6 get scale and shift, too. The bias of the Linear
+    that runs last then takes away the mean logits over these images: what is left differs from image to image, and so
+    does the top class. No weight of a convolution or Linear changes.
+
+    The images are `side` pixels wide and normalised by `contract`. `given` is the path of a child that has its weights
+    and statistics already, and keeps them. The result depends on the weights and these arguments alone: not on a
     resolution, and not on the number of threads, because sums are taken on one.
     """
     module.eval()
-    for norm in _norms_before_relu6(module):
-        norm.weight.fill_(1.0)[::WIDE_EVERY] = WIDE_SCALE
-        norm.bias.fill_(SHIFT)[::WIDE_EVERY] = WIDE_SHIFT
-    with _one_thread(), _measuring(module):
-        logits = module(calibration_images(seed))
-    linears = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
-    if linears and linears[-1].bias is not None and linears[-1].bias.shape == logits.shape[1:]:
-        linears[-1].bias.sub_(logits.mean(0))
+    kept = set(module.get_submodule(given).modules()) if given else set()
+    layers = [layer for layer in module.modules() if layer not in kept]
+    _shift(layers)
+    norms = [layer for layer in layers if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
+    linears = [layer for layer in layers if isinstance(layer, nn.Linear) and layer.bias is not None]
+    if norms or linears:
+        with _one_thread(), _measuring(norms), _observing(linears) as outputs:
+            module(calibration_images(seed, side, contract))
+        _centre(outputs, layers)
 
 
-def calibration_images(seed: int) -> Tensor:
-    """Normalised image-like inputs (8, 3, 128, 128), unlike each other in brightness, contrast and colour."""
-    images = [normalise(natural_image(SIDE, FIRST_SEED + seed * IMAGES + i), IMAGENET) for i in range(IMAGES)]
+def calibration_images(seed: int, side: int = SIDE, contract: Preprocessing = IMAGENET) -> Tensor:
+    """Normalised image-like inputs (8, 3, side, side), unlike each other in brightness, contrast and colour."""
+    images = [normalise(natural_image(side, FIRST_SEED + seed * IMAGES + i), contract) for i in range(IMAGES)]
     # In this order of the axes in memory convolutions and norms take half the time.
     return torch.from_numpy(np.concatenate(images)).contiguous(memory_format=torch.channels_last)
 
 
-def _norms_before_relu6(module: nn.Module) -> Iterator[nn.BatchNorm2d]:
-    for parent in module.modules():
+def _shift(layers: list[nn.Module]) -> None:
+    for norm in _norms(_before(nn.ReLU6, layers)):
+        norm.weight.fill_(1.0)[::WIDE_EVERY] = WIDE_SCALE
+        norm.bias.fill_(SHIFT)[::WIDE_EVERY] = WIDE_SHIFT
+    for norm in _norms(_before(nn.ReLU, layers)):
+        norm.bias.fill_(SHIFT)
+
+
+def _norms(layers: Iterator[nn.Module]) -> Iterator[Norm]:
+    return (layer for layer in layers if isinstance(layer, Norm) and layer.affine)
+
+
+def _before(activation: type[nn.Module], layers: list[nn.Module]) -> Iterator[nn.Module]:
+    """The layers that the activation directly follows in a Sequential."""
+    for parent in layers:
         if isinstance(parent, nn.Sequential):
             for layer, following in itertools.pairwise(parent.children()):
-                if isinstance(layer, nn.BatchNorm2d) and layer.affine and isinstance(following, nn.ReLU6):
+                if isinstance(following, activation):
                     yield layer
 
 
 @contextmanager
-def _measuring(module: nn.Module) -> Iterator[None]:
+def _observing(linears: list[nn.Linear]) -> Iterator[list[tuple[nn.Linear, Tensor]]]:
+    """The layers that ran while this lasted, in their order, each with its output."""
+    ran: list[tuple[nn.Linear, Tensor]] = []
+    handles = [
+        linear.register_forward_hook(lambda layer, _args, output: ran.append((layer, output))) for linear in linears
+    ]
+    try:
+        yield ran
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _centre(ran: list[tuple[nn.Linear, Tensor]], layers: list[nn.Module]) -> None:
+    if ran and ran[-1][1].ndim == 2:
+        linear, logits = ran[-1]
+        linear.bias.sub_(logits.mean(0))
+        if linear in _before(nn.ReLU, layers):
+            # Of centred logits it would leave half, and of two classes often none.
+            linear.bias.add_(logits.std())
+
+
+@contextmanager
+def _measuring(norms: list[nn.BatchNorm1d | nn.BatchNorm2d]) -> Iterator[None]:
     """While this lasts, every batch-norm takes the statistics of its input as it normalises with them.
 
     That is train mode with a momentum of 1: one pass over the tensor, where `var_mean` would take a slower one more.
     """
-    norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
     handles = [norm.register_forward_hook(_without_correction) for norm in norms]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from edgekit.models._blocks import WithAuxiliary
+
 
 @dataclass(frozen=True)
 class LayerCount:
@@ -28,13 +30,15 @@ class LayerCount:
 class Counts:
     """`macs` are multiply-accumulates of convolutions and Linear on one image; FLOPs are twice as many.
 
-    `params` counts weights and biases once each, and no running statistics. `layers` are in the order of execution;
-    the batch axis of their shapes is left out.
+    `params` counts weights and biases once each, and no running statistics; those of an auxiliary head, which only
+    training runs, are `training_only` and not among them. `layers` are in the order of execution; the batch axis of
+    their shapes is left out.
     """
 
     params: int
     macs: int
     layers: tuple[LayerCount, ...]
+    training_only: int = 0
 
 
 def count(module: nn.Module, resolution: int, channels: int = 3) -> Counts:
@@ -59,7 +63,9 @@ class Counter:
     """Counts what a module costs whenever it runs, on inputs of any size; until `remove`."""
 
     def __init__(self, module: nn.Module) -> None:
-        self._params = sum(parameter.numel() for parameter in module.parameters())
+        heads = [layer.auxiliary for layer in module.modules() if isinstance(layer, WithAuxiliary)]
+        self._training_only = sum(map(_params, heads))
+        self._params = _params(module) - self._training_only
         self._layers: list[LayerCount] = []
         self._seen: set[str] = set()
         self._hooks = [module.register_forward_pre_hook(self._begin)]
@@ -71,7 +77,8 @@ class Counter:
 
     def counts(self) -> Counts:
         """What the latest run cost, for each image of it."""
-        return Counts(self._params, sum(layer.macs for layer in self._layers), tuple(self._layers))
+        macs = sum(layer.macs for layer in self._layers)
+        return Counts(self._params, macs, tuple(self._layers), self._training_only)
 
     def remove(self) -> None:
         """Let go of the module."""
@@ -86,6 +93,10 @@ class Counter:
         if isinstance(output, Tensor) and not isinstance(layer, nn.Identity | nn.Dropout):
             self._layers.append(_layer_count(name, layer, args[0], output, counted=name in self._seen))
             self._seen.add(name)
+
+
+def _params(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _hollow_copy(module: nn.Module) -> nn.Module:

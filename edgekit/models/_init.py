@@ -14,11 +14,12 @@ def initialise(module: nn.Module, seed: int) -> None:
     """Fill every weight and statistic: the same seed gives the same values, and the global generator is not touched.
 
     Convolutions Kaiming-normal by fan-out, norms 1 and 0, Linear N(0, 0.01), biases 0, as in torchvision's MobileNetV2.
-    Raises TypeError for a layer with weights of any other kind.
+    A Linear without bias is no classifier but part of a block (squeeze and excitation), and filled like a convolution:
+    otherwise the block would weight all channels alike. Raises TypeError for a layer with weights of any other kind.
     """
     generator = torch.Generator().manual_seed(seed)
     for layer in module.modules():
-        if isinstance(layer, _CONVOLUTIONS):
+        if isinstance(layer, _CONVOLUTIONS) or (isinstance(layer, nn.Linear) and layer.bias is None):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", generator=generator)
             _zero(layer.bias)
         elif isinstance(layer, nn.Linear):

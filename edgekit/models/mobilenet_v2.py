@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from edgekit.models._channels import Rounding, divisible_by_8, scale
 from edgekit.models._info import ModelInfo, PretrainedWeights
+from edgekit.models._renaming import renamed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -119,12 +120,7 @@ def layout(alpha: float, rounding: Rounding) -> tuple[int, list[Row], int]:
 
 def from_torchvision(state: Mapping[str, T]) -> dict[str, T]:
     """The same weights under this network's names; names that are not torchvision's stay as they are."""
-    ours = _torchvision_names()
-    renamed = {}
-    for name, value in state.items():
-        path, _, leaf = name.rpartition(".")
-        renamed[f"{ours[path]}.{leaf}" if path in ours else name] = value
-    return renamed
+    return renamed(state, _torchvision_names())
 
 
 def _torchvision_names() -> dict[str, str]:

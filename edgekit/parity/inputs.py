@@ -8,7 +8,7 @@ import numpy as np
 
 from edgekit.images import normalise
 from edgekit.parity.ladder import Input
-from edgekit.parity.metrics import AnyArray
+from edgekit.parity.metrics import AnyArray, Feeds
 from edgekit.preprocessing import Preprocessing
 from edgekit.synthetic import natural_image
 
@@ -22,30 +22,60 @@ SATURATING_GAIN = 8.0
 
 
 def ladder_inputs(
-    contract: Preprocessing, resolution: int, batch: int, images: Sequence[AnyArray] = (), quick: bool = False
+    contract: Preprocessing,
+    resolution: int,
+    batch: int,
+    images: Sequence[AnyArray] = (),
+    quick: bool = False,
+    name: str = "input",
 ) -> list[Input]:
     """Inputs (batch, 3, resolution, resolution), float32: seeded image-like ones, real `images`, and extremes.
+
+    They are fed to the network's one input, called `name`.
 
     A real image replaces a synthetic one, so that the number of inputs, and the time they take, stays the same
     until there are more photos than places.
     """
-    real = [Input(f"image-{i}", _batch(image, batch)) for i, image in enumerate(images)]
+    real = {f"image-{i}": _batch(image, batch) for i, image in enumerate(images)}
     places = QUICK_INPUTS if quick else FULL_INPUTS
-    synthetic = [_natural(contract, resolution, batch, seed) for seed in range(max(places - len(real), 0))]
-    ordinary = real + synthetic
-    if quick:
-        return ordinary
-    saturating = ordinary[0].values * np.float32(SATURATING_GAIN)
-    return [
-        *ordinary,
-        Input("letterbox", _letterbox(contract, resolution, batch)),
-        Input("saturating", saturating, ordinary=False),
-    ]
+    seeds = range(max(places - len(real), 0))
+    ordinary = real | {f"natural-{seed}": _natural(contract, resolution, batch, seed) for seed in seeds}
+    if not quick:
+        ordinary["letterbox"] = _letterbox(contract, resolution, batch)
+    inputs = [Input(of, {name: values}) for of, values in ordinary.items()]
+    if not quick:
+        saturating = next(iter(ordinary.values())) * np.float32(SATURATING_GAIN)
+        inputs.append(Input("saturating", {name: saturating}, ordinary=False))
+    return inputs
 
 
-def _natural(contract: Preprocessing, resolution: int, batch: int, seed: int) -> Input:
-    rows = [normalise(natural_image(resolution, seed * 4096 + row), contract) for row in range(batch)]
-    return Input(f"natural-{seed}", np.concatenate(rows))
+def around(example: Feeds, quick: bool = False) -> list[Input]:
+    """The example itself, and others of its kind: for inputs that are not images.
+
+    Floating-point values are drawn with the example's mean and deviation, whole numbers between its smallest and its
+    largest, truth values evenly. Shapes stay as they are.
+    """
+    places = QUICK_INPUTS if quick else FULL_INPUTS + 1
+    inputs = [Input("example", example)]
+    for seed in range(1, places):
+        rng = np.random.default_rng(seed)
+        inputs.append(Input(f"like-{seed}", {name: _like(values, rng) for name, values in example.items()}))
+    if not quick:
+        loud = {n: v * v.dtype.type(SATURATING_GAIN) if v.dtype.kind == "f" else v for n, v in example.items()}
+        inputs.append(Input("saturating", loud, ordinary=False))
+    return inputs
+
+
+def _like(values: AnyArray, rng: np.random.Generator) -> AnyArray:
+    if values.dtype.kind == "f":
+        return rng.normal(values.mean(), values.std() or 1.0, values.shape).astype(values.dtype)
+    if values.dtype.kind == "b":
+        return rng.integers(0, 2, values.shape).astype(values.dtype)
+    return rng.integers(values.min(), values.max(), values.shape, endpoint=True).astype(values.dtype)
+
+
+def _natural(contract: Preprocessing, resolution: int, batch: int, seed: int) -> AnyArray:
+    return np.concatenate([normalise(natural_image(resolution, seed * 4096 + row), contract) for row in range(batch)])
 
 
 def _letterbox(contract: Preprocessing, resolution: int, batch: int) -> AnyArray:
@@ -54,7 +84,7 @@ def _letterbox(contract: Preprocessing, resolution: int, batch: int) -> AnyArray
     Not black all over: in a flat image all pixels of a channel round alike, and a floor is measured on one rounding
     where it should be on thousands (docs/decisions/0003-tolerances.md).
     """
-    values = _natural(contract, resolution, batch, LETTERBOX_SEED).values
+    values = _natural(contract, resolution, batch, LETTERBOX_SEED)
     bar = resolution // 4
     black = normalise(np.zeros((3, 1, 1), np.float32), contract)
     values[:, :, :bar] = black

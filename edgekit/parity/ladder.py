@@ -8,25 +8,42 @@ layer's output is compared, on several inputs, each with the tolerance of its ow
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 
 import numpy as np
 
-from edgekit.parity.metrics import AnyArray, Distance, Target, distance, figures, spread, top1_agreement
+from edgekit.parity.metrics import (
+    FAR,
+    AnyArray,
+    Distance,
+    Feeds,
+    Target,
+    figures,
+    image_figures,
+    spread,
+    top1_agreement,
+)
 from edgekit.parity.report import Liveness, Rung
-from edgekit.parity.tolerance import Precision, excess, tolerance, trust_in_fp32
+from edgekit.parity.tolerance import WORST_AMPLIFICATION, Precision, excess, tolerance, trust_in_fp32
 
-Tracer = Callable[[AnyArray], Mapping[str, AnyArray]]
+Tracer = Callable[[Feeds], Mapping[str, AnyArray]]
 LIVE = 3.0  # outputs must vary from input to input by this many tolerances
+# Extremes may cost float32 as much as the size of the tensor itself: they are not what the network is for, and whatever
+# they cost is their floor.
+EXTREME = 2.0**13
 
 
 @dataclass(frozen=True)
 class Input:
-    """One input batch and what it is for. `ordinary` inputs are those the network is made for; others are extremes."""
+    """What the network's inputs are fed once, by name, and what for.
+
+    `ordinary` ones are what the network is made for; others are extremes.
+    """
 
     name: str
-    values: AnyArray
+    feeds: Feeds
     ordinary: bool = True
 
 
@@ -34,12 +51,28 @@ class Input:
 class Step:
     """A rung: its name, how to run it, and whose noise floor is its tolerance.
 
-    `trace` maps an input to named tensors: the network's outputs and, in a full climb, its intermediates.
+    `trace` maps an input to named tensors: the network's outputs and, in a full climb, its intermediates. Steps that
+    are the same graph share it. `absent` are tensors that it rightly lacks, having proven them further down.
     """
 
     name: str
     trace: Tracer
     precision: Precision
+    absent: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class FloorRun:
+    """A run of the truth's own network in lower precision; its distance from the truth, times `scale`, is a floor.
+
+    To first order rounding errors grow with the unit roundoff, so one precision's floor is another's, scaled.
+    """
+
+    trace: Tracer
+    scale: float = 1.0
+
+
+Floors = Mapping[Precision, Sequence[FloorRun]]
 
 
 @dataclass
@@ -73,31 +106,50 @@ class _Tally:
 class Climb:
     """The rungs, whether the network is alive, and what later gates need: outputs, and their tolerance.
 
-    `outputs` are the truth's; `by_rung` has every rung's, one array for each input.
+    `outputs` has for every rung, and for the truth, its outputs on each input; `tolerances` the loosest over the
+    ordinary inputs, of each output in each precision; `dead` names the outputs that ignore their input.
     """
 
+    truth: str
     rungs: tuple[Rung, ...]
     liveness: Liveness
-    outputs: AnyArray
-    by_rung: Mapping[str, Sequence[AnyArray]]
-    output_tolerance: Mapping[Precision, Distance]
+    outputs: Mapping[str, Sequence[Mapping[str, AnyArray]]]
+    tolerances: Mapping[Precision, Mapping[str, Distance]]
+    dead: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a climb is made. `floor_rung` names the float32 floor as the first rung; None: it is no rung.
+
+    With `one_floor` that of the first input serves all. With `strict` every tensor of the truth must be in every step;
+    otherwise only the outputs must, and others are compared where they are. With `gaps` the truth may hold infinities
+    and NaN, and every step must have them in the same places.
+    """
+
+    floor_rung: str | None = "pytorch-fp32"
+    one_floor: bool = False
+    strict: bool = True
+    gaps: bool = False
+
+
+QUICK = Rules(floor_rung=None, one_floor=True)
 
 
 def climb(
     truth: Step,
-    floors: Mapping[Precision, Tracer],
+    floors: Floors,
     steps: Sequence[Step],
     inputs: Sequence[Input],
-    output: str,
-    quick: bool = False,
+    outputs: Sequence[str],
+    rules: Rules = Rules(),  # frozen
 ) -> Climb:
     """Compare every step with the truth on every input, and its outputs with the step before.
 
-    `floors` run the truth's own module in each precision that the steps use. Every input has its own floor, and the
-    fp32 run is itself the first rung; in a `quick` climb the first input's floor serves all, and is no rung. All
-    tracers must name the network's output `output`.
+    `floors` say for each precision that the steps use what rounding does to the truth's own network: the largest of
+    several runs where there are several. All tracers must name the network's outputs as `outputs` does.
     """
-    ascent = _Ascent(truth, floors, steps, output, quick)
+    ascent = _Ascent(truth, floors, steps, outputs, rules)
     for given in inputs:
         ascent.take(given)
     return ascent.finish()
@@ -109,88 +161,133 @@ class _Ascent:
     def __init__(
         self,
         truth: Step,
-        floors: Mapping[Precision, Tracer],
+        floors: Floors,
         steps: Sequence[Step],
-        output: str,
-        quick: bool,
+        outputs: Sequence[str],
+        rules: Rules,
     ) -> None:
-        self.truth, self.floors, self.steps, self.output, self.quick = truth, floors, steps, output, quick
-        self.base = [] if quick else [Step("pytorch-fp32", floors["fp32"], "fp32")]
+        self.truth, self.floors, self.steps, self.rules = truth, floors, steps, rules
+        self.names = tuple(outputs)
+        self.base = [Step(rules.floor_rung, floors["fp32"][0].trace, "fp32")] if rules.floor_rung else []
         names = [truth.name, *(step.name for step in [*self.base, *steps])]
         self.tallies = {(name, names[0]): _Tally(name, names[0]) for name in names[1:]}
         self.tallies |= {
             pair: _Tally(*pair) for pair in zip(names[1:], names[:-1], strict=True) if pair not in self.tallies
         }
-        self.outputs: dict[str, list[AnyArray]] = {name: [] for name in names}
+        self.outputs: dict[str, list[dict[str, AnyArray]]] = {name: [] for name in names}
         self.ordinary: list[bool] = []
-        self.at_output: dict[Precision, Distance] = {}
+        self.heights: list[int] = []
+        self.at_outputs: dict[Precision, dict[str, Distance]] = {}
+        self.noise: dict[str, float] = {}  # at the outputs, in the least exact precision
         self.allowed: dict[Precision, dict[str, Distance]] = {}  # on the latest input
 
     def take(self, given: Input) -> None:
         """Run one input through every rung."""
-        truth = self.truth.trace(given.values)
+        truth = self.truth.trace(given.feeds)
         self.ordinary.append(given.ordinary)
+        self.heights.append(next((len(values) for values in given.feeds.values() if values.ndim), 1))
         self._keep(self.truth.name, truth)
-        targets = {name: Target(values) for name, values in truth.items()}
-        if not (self.quick and self.allowed):
+        targets = {name: Target(values, gaps=self.rules.gaps) for name, values in truth.items()}
+        if not (self.rules.one_floor and self.allowed):
             self._take_floors(given, targets)
         self._take_steps(given, targets)
 
     def _take_floors(self, given: Input, targets: Mapping[str, Target]) -> None:
-        """The tolerance of every tensor in each precision, from runs of the truth's own module."""
-        for precision, run in self.floors.items():
-            trace = run(given.values)
-            floor = {name: target.distance(trace[name]) for name, target in targets.items()}
-            self.allowed[precision] = self._allow(precision, floor, given.ordinary)
-            if precision == "fp32" and self.base:
-                self._keep(self.base[0].name, trace)
-                self._judge(self.base[0].name, floor, dict.fromkeys(floor, trust_in_fp32()))
+        """The tolerance of every tensor in each precision, from runs of the truth's own network."""
+        rung = self.base[0] if self.base else None
+        measured: dict[Tracer, dict[str, Distance]] = {}
+        for run in {part.trace: None for parts in self.floors.values() for part in parts}:
+            keeper = rung.name if rung and run is rung.trace else None
+            measured[run] = {n: away or FAR for n, away in self._measure(run, given, targets, keeper).items()}
+        for precision, parts in self.floors.items():
+            floor = {name: largest(measured[part.trace][name].times(part.scale) for part in parts) for name in targets}
+            allowed = {name: tolerance(floor[name], precision, targets[name].size) for name in targets}
+            self.allowed[precision] = allowed
+            if given.ordinary:
+                self._remember(precision, floor)
+        if rung:
+            self._judge(rung.name, measured[rung.trace], dict.fromkeys(targets, trust_in_fp32()))
 
     def _take_steps(self, given: Input, targets: Mapping[str, Target]) -> None:
-        previous = (self.base[0] if self.base else self.truth).name
-        latest: Mapping[str, AnyArray] | None = None
-        found: dict[str, Distance | None] = {}
+        before = (self.base[0] if self.base else self.truth).name
+        run: Tracer | None = None
         for step in self.steps:
-            trace = step.trace(given.values)
-            self._keep(step.name, trace)
-            if trace is not latest:  # two steps may share a trace: when they are the same graph
-                found = {name: t.distance(trace[name]) if name in trace else None for name, t in targets.items()}
-            latest = trace
-            self._judge(step.name, found, self.allowed[step.precision])
-            self._compare_outputs(step.name, previous, self.allowed[step.precision])
-            previous = step.name
+            if step.trace is run:  # the same graph as the step before
+                self.outputs[step.name].append(self.outputs[before][-1])
+            else:
+                run = step.trace
+                found = self._measure(run, given, targets, step.name)
+            there = {name: away for name, away in found.items() if name not in step.absent}
+            self._judge(step.name, there, self._judged(given, self.allowed[step.precision]))
+            self._compare_outputs(step.name, before, self._judged(given, self.allowed[step.precision]))
+            before = step.name
 
-    def _allow(self, precision: Precision, floor: Mapping[str, Distance], ordinary: bool) -> dict[str, Distance]:
-        """The tolerance of every tensor; at the output, the loosest over the ordinary inputs is remembered."""
-        allowed = {name: tolerance(found, precision) for name, found in floor.items()}
-        if ordinary:
-            here, before = allowed[self.output], self.at_output.get(precision, Distance(0.0, 0.0))
-            self.at_output[precision] = Distance(max(here.overall, before.overall), max(here.channel, before.channel))
-        return allowed
+    def _judged(self, given: Input, allowed: Mapping[str, Distance]) -> Mapping[str, Distance]:
+        """The tolerances that say something. Where an extreme overflows in a stranger's network, they do not: nobody
+        knows whether it is ever fed such a thing.
+        """
+        if self.rules.strict or given.ordinary:
+            return allowed
+        return {name: limit for name, limit in allowed.items() if math.isfinite(limit.overall)}
+
+    def _measure(
+        self, run: Tracer, given: Input, targets: Mapping[str, Target], rung: str | None
+    ) -> dict[str, Distance | None]:
+        """How far every tensor of this run is from the truth; None for one that it lacks. `rung` keeps its outputs.
+
+        The trace itself is not kept: another run's stands in its place soon.
+        """
+        trace = run(given.feeds)
+        if rung is not None:
+            self._keep(rung, trace)
+        return {
+            name: target.distance(trace[name]) if self._is_same(name, target, trace) else None
+            for name, target in targets.items()
+        }
+
+    def _is_same(self, name: str, target: Target, trace: Mapping[str, AnyArray]) -> bool:
+        """Whether the trace has this tensor. Of a stranger's, one of another shape is another that bears the name."""
+        if name not in trace:
+            return False
+        return self.rules.strict or name in self.names or trace[name].shape == target.shape
+
+    def _remember(self, precision: Precision, floor: Mapping[str, Distance]) -> None:
+        """Keep what is loosest at the outputs over the ordinary inputs."""
+        known = self.at_outputs.setdefault(precision, {})
+        for name in self.names:
+            known[name] = self.allowed[precision][name].loosest(known.get(name))
+            self.noise[name] = max(self.noise.get(name, 0.0), tolerance(floor[name], precision).overall)
 
     def _judge(self, name: str, found: Mapping[str, Distance | None], allowed: Mapping[str, Distance]) -> None:
         """Hold a step's tensors against their tolerances; None stands for a tensor that it does not have."""
         tally = self.tallies[name, self.truth.name]
         for tensor, away in found.items():
-            if away is None:
-                tally.missing(tensor)
-            else:
+            if tensor not in allowed:
+                continue
+            if away is not None:
                 tally.add(tensor, away, allowed[tensor])
+            elif self.rules.strict or tensor in self.names:
+                tally.missing(tensor)
 
     def _compare_outputs(self, name: str, previous: str, allowed: Mapping[str, Distance]) -> None:
-        ours, before = self.outputs[name], self.outputs[previous]
+        ours, before = self.outputs[name][-1], self.outputs[previous][-1]
         # An output that is missing is named where the rung is compared with the truth.
-        if previous != self.truth.name and len(ours) == len(before) == len(self.ordinary):
-            self.tallies[name, previous].add(self.output, distance(ours[-1], before[-1]), allowed[self.output])
+        if previous != self.truth.name:
+            for output in self.names:
+                if output in ours and output in before and output in allowed:
+                    away = Target(before[output], gaps=self.rules.gaps).distance(ours[output])
+                    self.tallies[name, previous].add(output, away, allowed[output])
 
     def _keep(self, name: str, trace: Mapping[str, AnyArray]) -> None:
-        if self.output in trace:
-            self.outputs[name].append(np.array(trace[self.output]))
+        self.outputs[name].append({output: np.array(trace[output]) for output in self.names if output in trace})
 
     def finish(self) -> Climb:
-        truth = np.concatenate(self.outputs[self.truth.name])
         rungs = tuple(self._rung(tally) for tally in self._in_order())
-        return Climb(rungs, self._liveness(truth), truth, self.outputs, self.at_output)
+        lives = {output: self._liveness(output) for output in self.names}
+        # A detector's anchors are the same for all images; one output that looks at its input is enough.
+        most = max(lives.values(), key=lambda live: live.spread / live.wanted)
+        dead = tuple(output for output, live in lives.items() if not live.passed)
+        return Climb(self.truth.name, rungs, most, self.outputs, self.at_outputs, dead)
 
     def _in_order(self) -> list[_Tally]:
         order = [step.name for step in [*self.base, *self.steps]]
@@ -199,9 +296,11 @@ class _Ascent:
         )
 
     def _rung(self, tally: _Tally) -> Rung:
-        actual, wanted = (self._stacked(name) for name in (tally.name, tally.against))
-        seen = figures(actual, wanted) if actual is not None and wanted is not None else None
-        agreement = self._agreement(tally, actual, wanted)
+        pairs = {output: pair for output in self.names if (pair := self._pair(tally, output)) is not None}
+        complete = all(name in self.outputs[tally.name][-1] for name in self.names)
+        seen = figures(*_one_row(pairs.values())) if pairs and complete else None
+        agreement = self._agreement(tally, pairs)
+        image = next((image_figures(*pair) for pair in pairs.values() if len(pairs) == 1), None)
         by_channel = _channel_decides(tally)
         passed = 0.0 <= tally.used <= 1.0 and agreement in (None, 1.0)
         return Rung(
@@ -217,27 +316,63 @@ class _Ascent:
             cosine=seen.cosine if seen else None,
             snr_db=_finite(seen.snr_db) if seen else None,
             top1_agreement=agreement,
+            psnr_db=_finite(image.psnr_db) if image else None,
+            ssim=_finite(image.ssim) if image else None,
             reason=None if passed else tally.reason or _why(tally, by_channel, agreement),
         )
 
-    def _agreement(self, tally: _Tally, actual: AnyArray | None, wanted: AnyArray | None) -> float | None:
-        if actual is None or wanted is None or tally.allowed is None:
-            return None
-        size = math.sqrt(float(np.square(wanted, dtype=np.float64).mean()))
-        precision: Precision = next((s.precision for s in self.steps if s.name == tally.name), "fp32")
-        return top1_agreement(actual, wanted, margin=2 * self.at_output[precision].channel * size)
+    def _pair(self, tally: _Tally, output: str) -> tuple[AnyArray, AnyArray] | None:
+        """An output of both sides over all inputs, one below the other; None where they cannot be laid so."""
+        actual, wanted = (self._stacked(name, output) for name in (tally.name, tally.against))
+        return None if actual is None or wanted is None or wanted.dtype.kind != "f" else (actual, wanted)
 
-    def _stacked(self, name: str) -> AnyArray | None:
-        kept = self.outputs[name]
-        if len(kept) != len(self.ordinary) or len({array.shape[1:] for array in kept}) != 1:
+    def _agreement(self, tally: _Tally, pairs: Mapping[str, tuple[AnyArray, AnyArray]]) -> float | None:
+        """The least over the outputs that are rows of scores."""
+        if tally.allowed is None:
+            return None
+        precision: Precision = next((s.precision for s in self.steps if s.name == tally.name), "fp32")
+        found = [
+            top1_agreement(actual, wanted, margin=2 * self.at_outputs[precision][output].channel * _size(wanted))
+            for output, (actual, wanted) in pairs.items()
+        ]
+        return min((share for share in found if share is not None), default=None)
+
+    def _stacked(self, name: str, output: str) -> AnyArray | None:
+        kept = [found[output] for found in self.outputs[name] if output in found]
+        if len(kept) != len(self.ordinary) or len({array.shape[1:] for array in kept}) != 1 or kept[0].ndim == 0:
             return None
         return np.concatenate(kept)
 
-    def _liveness(self, truth: AnyArray) -> Liveness:
-        rows = truth.shape[0] // len(self.ordinary)
-        found = spread(truth[np.repeat(self.ordinary, rows)])
-        wanted = LIVE * max(allowed.overall for allowed in self.at_output.values())
+    def _liveness(self, output: str) -> Liveness:
+        truth = zip(self.outputs[self.truth.name], self.heights, self.ordinary, strict=True)
+        found = spread([_in_rows(outputs[output], height) for outputs, height, ordinary in truth if ordinary])
+        wanted = LIVE * self.noise[output]
         return Liveness(_finite(found) or 0.0, wanted, bool(found > wanted))
+
+
+def _in_rows(array: AnyArray, height: int) -> AnyArray:
+    """What has no row for every row of its input is one row as a whole."""
+    return array if array.ndim and len(array) == height else array[None]
+
+
+def largest(floors: Iterable[Distance]) -> Distance:
+    """The largest of each figure; what is not finite in one run (it overflows there) is left to the others."""
+    listed = list(floors)
+    finite = [floor for floor in listed if math.isfinite(floor.overall)] or listed[:1]
+    return reduce(Distance.loosest, finite)
+
+
+def _one_row(pairs: Iterable[tuple[AnyArray, AnyArray]]) -> tuple[AnyArray, AnyArray]:
+    """All outputs end to end, of the one side and of the other; a single one as it is."""
+    listed = list(pairs)
+    if len(listed) == 1:
+        return listed[0]
+    ours, theirs = zip(*listed, strict=True)
+    return np.concatenate([array.ravel() for array in ours]), np.concatenate([array.ravel() for array in theirs])
+
+
+def _size(values: AnyArray) -> float:
+    return math.sqrt(float(np.square(values, dtype=np.float64).mean()))
 
 
 def _channel_decides(tally: _Tally) -> bool:
@@ -255,6 +390,9 @@ def _why(tally: _Tally, by_channel: bool, agreement: float | None) -> str:
         return f"{tally.tensor} has values that are not finite, or another shape"
     if tally.used > 1.0 and tally.allowed is not None and not math.isfinite(tally.allowed.overall):
         return f"{tally.tensor} overflows in this precision: there is no noise floor to judge it by"
+    if tally.used > 1.0 and tally.allowed == trust_in_fp32():
+        growth = tally.used * WORST_AMPLIFICATION.overall
+        return f"float32 is not exact enough for this network: rounding grows {growth:.0f} times up to {tally.tensor}"
     if tally.used > 1.0:
         scope = "in one channel " if by_channel else ""
         return f"{tally.tensor} is {scope}{tally.used:.3g} times further away than its tolerance"

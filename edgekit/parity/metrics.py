@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 AnyArray = NDArray[Any]
+Feeds = Mapping[str, AnyArray]  # what a network's inputs are given, by name
 
 # A channel's error is judged against its own size, but never against less than this share of the whole tensor's:
 # below it, the rounding of the layer's inputs (which all channels share) is larger than the channel itself.
@@ -26,15 +28,38 @@ class Distance:
     overall: float
     channel: float
 
+    def times(self, scale: float) -> Distance:
+        """Both figures, scaled."""
+        return Distance(self.overall * scale, self.channel * scale)
+
+    def loosest(self, other: Distance | None) -> Distance:
+        """The larger of each figure; `other` may be missing."""
+        if other is None:
+            return self
+        return Distance(max(self.overall, other.overall), max(self.channel, other.channel))
+
 
 FAR = Distance(math.inf, math.inf)
 
 
 class Target:
-    """A tensor (N, C, ...) that others are measured against; what depends on it alone is worked out once."""
+    """A tensor (N, C, ...) that others are measured against; what depends on it alone is worked out once.
 
-    def __init__(self, truth: AnyArray) -> None:
+    What is no floating-point number is not near or far: the distance of whole numbers, truth values and texts is the
+    share of them that differ. With `gaps` the truth may hold infinities and NaN, and the others must have the same ones
+    in the same places; without, there is no distance from such a truth.
+    """
+
+    def __init__(self, truth: AnyArray, *, gaps: bool = False) -> None:
+        self.exact = None if truth.dtype.kind == "f" and truth.size else truth
+        self.size, self.shape = truth.size, truth.shape
+        if self.exact is not None:
+            return
         self.values = np.asarray(truth, np.float64)
+        self.missing = None
+        if gaps and not np.isfinite(self.values).all():
+            self.missing = self.values
+            self.values = _filled(self.values, self.values)
         size = _mean_square(self.values)
         self.total = math.sqrt(size.mean())
         # Without spatial extent (scores, 1 x 1 maps) a channel is one number, which may be near 0 by chance and says
@@ -45,8 +70,12 @@ class Target:
 
     def distance(self, actual: AnyArray) -> Distance:
         """The distance of `actual` from this; infinite for another shape and for values that are not finite."""
-        if actual.shape != self.values.shape:
+        if self.exact is not None:
+            return self._share(actual, self.exact)
+        if actual.shape != self.values.shape or not self._same_gaps(actual):
             return FAR
+        if self.missing is not None:
+            actual = _filled(actual, self.missing)
         with np.errstate(invalid="ignore", over="ignore"):
             error = _mean_square(np.subtract(actual, self.values, out=_scratch(self.values)))
         if not (np.isfinite(error).all() and math.isfinite(self.total)):
@@ -54,6 +83,26 @@ class Target:
         if self.total == 0.0:
             return Distance(0.0, 0.0) if not error.any() else FAR
         return Distance(math.sqrt(error.mean()) / self.total, float((np.sqrt(error) / self.by_channel).max()))
+
+    def _same_gaps(self, actual: AnyArray) -> bool:
+        return self.missing is None or np.array_equal(_gaps(actual), _gaps(self.missing))
+
+    @staticmethod
+    def _share(actual: AnyArray, exact: AnyArray) -> Distance:
+        if actual.shape != exact.shape or (actual.dtype.kind in "OSU") != (exact.dtype.kind in "OSU"):
+            return FAR
+        share = float((actual != exact).mean()) if exact.size else 0.0
+        return Distance(share, share)
+
+
+def _gaps(values: AnyArray) -> NDArray[np.int8]:
+    """1 and -1 for the infinities, 2 for NaN, 0 for what is a number."""
+    return np.where(np.isnan(values), 2, np.where(np.isinf(values), np.sign(values), 0)).astype(np.int8)
+
+
+def _filled(values: AnyArray, gaps: AnyArray) -> AnyArray:
+    """The values with zeros where `gaps` are not finite."""
+    return np.where(np.isfinite(gaps), values, 0)
 
 
 def distance(actual: AnyArray, truth: AnyArray) -> Distance:
@@ -125,8 +174,64 @@ def top1_agreement(actual: AnyArray, truth: AnyArray, margin: float) -> float | 
     return float((actual.argmax(axis=1) == truth.argmax(axis=1))[clear].mean())
 
 
-def spread(outputs: AnyArray) -> float:
-    """How much outputs (inputs, ...) vary from input to input, relative to their size: 0 for a dead network."""
-    rows = np.asarray(outputs, np.float64).reshape(outputs.shape[0], -1)
-    size = math.sqrt(float(np.square(rows).mean()))
-    return math.sqrt(float(rows.var(axis=0).mean())) / size if size else 0.0
+def spread(outputs: Sequence[AnyArray]) -> float:
+    """How much the outputs for several inputs vary, relative to their size: 0 for a dead network.
+
+    Each (rows, ...); outputs of unlike shapes vary by themselves. Of whole numbers: the share that is not the same
+    for all.
+    """
+    if len({array.shape[1:] for array in outputs}) != 1:
+        return 1.0
+    first, *others = outputs
+    if not first.size or (others and all(np.array_equal(first, other) for other in others)):
+        return 0.0
+    together = np.concatenate([np.atleast_1d(array) for array in outputs])
+    rows = together.reshape(together.shape[0], -1)
+    if rows.dtype.kind != "f":
+        return float((rows != rows[0]).any(axis=0).mean()) if rows.size else 0.0
+    exact = np.nan_to_num(rows.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    size = math.sqrt(float(np.square(exact).mean())) if exact.size else 0.0
+    return math.sqrt(float(exact.var(axis=0).mean())) / size if size else 0.0
+
+
+@dataclass(frozen=True)
+class ImageFigures:
+    """What people judge images by: peak signal-to-noise ratio (None when nothing differs), structural similarity."""
+
+    psnr_db: float | None
+    ssim: float
+
+
+SSIM_WINDOW = 8  # pixels; the uniform window of the paper's fast form
+SSIM_STABILITY = (0.01, 0.03)  # the paper's K1 and K2
+
+
+def image_figures(actual: AnyArray, truth: AnyArray) -> ImageFigures | None:
+    """Figures of images (N, C, H, W); None for what is no image. The peak is the truth's own range.
+
+    Source: Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity".
+    """
+    if truth.ndim != 4 or min(truth.shape[2:]) < SSIM_WINDOW or actual.shape != truth.shape:
+        return None
+    a, t = np.asarray(actual, np.float64), np.asarray(truth, np.float64)
+    peak = float(np.ptp(t))
+    if not (peak and np.isfinite(a).all() and np.isfinite(t).all()):
+        return None
+    noise = float(np.square(a - t).mean())
+    return ImageFigures(10 * math.log10(peak**2 / noise) if noise else None, _ssim(a, t, peak))
+
+
+def _ssim(a: NDArray[np.float64], t: NDArray[np.float64], peak: float) -> float:
+    luminance, contrast = ((k * peak) ** 2 for k in SSIM_STABILITY)
+    mean_a, mean_t = _windows(a), _windows(t)
+    var_a, var_t = _windows(a * a) - mean_a**2, _windows(t * t) - mean_t**2
+    shared = _windows(a * t) - mean_a * mean_t
+    similar = (2 * mean_a * mean_t + luminance) * (2 * shared + contrast)
+    return float((similar / ((mean_a**2 + mean_t**2 + luminance) * (var_a + var_t + contrast))).mean())
+
+
+def _windows(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean of every window, from sums over everything above and to the left."""
+    sums = np.pad(values, ((0, 0), (0, 0), (1, 0), (1, 0))).cumsum(axis=2).cumsum(axis=3)
+    w = SSIM_WINDOW
+    return np.asarray((sums[..., w:, w:] - sums[..., :-w, w:] - sums[..., w:, :-w] + sums[..., :-w, :-w]) / w**2)

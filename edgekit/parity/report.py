@@ -10,7 +10,7 @@ class Rung:
     """One comparison. `error` and `tolerance` are relative root-mean-square distances of the tensor named `tensor`:
 
     the one that uses up most of its tolerance, or the first to fail in the order of execution. The other figures
-    are over the network's outputs for all inputs.
+    are over the network's outputs for all inputs; `psnr_db` and `ssim` are for those that are images.
     """
 
     name: str
@@ -26,6 +26,8 @@ class Rung:
     snr_db: float | None
     top1_agreement: float | None
     reason: str | None = None
+    psnr_db: float | None = None
+    ssim: float | None = None
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,23 @@ FACTOR: dict[Precision, Distance] = {"fp32": Distance(overall=8.0, channel=8.0),
 WORST_AMPLIFICATION = Distance(overall=2.0**11, channel=2.0**11 / WEAKEST_CHANNEL)
 
 
-def tolerance(floor: Distance, precision: Precision) -> Distance:
-    """The distance allowed to a tensor whose noise floor is `floor`; never below the unit roundoff's own."""
+# A tensor of so few numbers has no more roundings behind it than a channel has: a squeeze-and-excitation block's 96
+# scales come from 24 sums.
+FEW = 256
+# The logarithm of the ratio of two draws of n numbers each deviates by 1 / sqrt(n). It exceeds so many deviations once
+# in 10**8: below 16 numbers that takes more room than a factor of 4. Two scores may agree to any digit by chance.
+DEVIATIONS = 5.6
+
+
+def tolerance(floor: Distance, precision: Precision, size: int | None = None) -> Distance:
+    """The distance allowed to a tensor whose noise floor is `floor`; never below the unit roundoff's own.
+
+    `size` is how many numbers the tensor holds; None stands for many.
+    """
     unit, factor = UNIT_ROUNDOFF[precision], FACTOR[precision]
+    if size is not None and 0 < size <= FEW:
+        room = math.exp(DEVIATIONS / math.sqrt(size))
+        factor = Distance(max(factor.channel, room), max(factor.channel, room))
     return Distance(factor.overall * max(floor.overall, unit), factor.channel * max(floor.channel, unit))
 
 

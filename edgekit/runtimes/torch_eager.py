@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgekit.graph.from_torch import OUTPUT, WEIGHTED, Anchor, Folded, clone, observe
-from edgekit.parity.metrics import AnyArray
+from edgekit.graph.from_torch import WEIGHTED, Anchor, Folded, Signature, clone, observe
+from edgekit.parity.metrics import AnyArray, Feeds
+from edgekit.runtimes.long_sums import LongSums
 
 LARGE_MAP = 32 * 32  # above it a convolution for every channel is no slower than passes over all of them
 PASSING = (Folded, nn.Dropout, nn.Flatten)  # what goes in comes out, and is rounded already
 
 
 class TorchTracer:
-    """A module in one dtype, run on float32 inputs.
+    """A module in one dtype, fed with arrays by name; whole numbers stay as they are.
 
-    With `channels_last` its tensors lie in the order that convolutions in float32 are fastest in, by a third.
+    With `sequential` long means are added in sequence. With `copies` it hands out copies of the anchors' outputs:
+    `x += y` in a `forward` overwrites them later on. With `channels_last` its tensors lie in the order that
+    convolutions in float32 are fastest in, by a third.
     """
 
     def __init__(
@@ -30,8 +35,12 @@ class TorchTracer:
         dtype: torch.dtype = torch.float32,
         *,
         channels_last: bool = False,
+        copies: bool = False,
+        sequential: bool = False,
+        signature: Signature = Signature(),  # noqa: B008  # frozen
     ) -> None:
-        self.anchors, self.dtype = anchors, dtype
+        self.anchors, self.dtype, self.signature = anchors, dtype, signature
+        self.copies, self.sequential = copies, sequential
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.module = clone(module, self._cast) if channels_last or dtype is not torch.float32 else module
         if dtype is torch.float64:
@@ -41,17 +50,17 @@ class TorchTracer:
         cast = tensor.to(self.dtype) if tensor.is_floating_point() else tensor
         return cast.contiguous(memory_format=self.layout) if cast.ndim == 4 else cast
 
-    def __call__(self, values: AnyArray) -> Mapping[str, AnyArray]:
-        """Inputs (N, C, H, W) to the anchors' outputs and the network's own, as arrays of the tracer's dtype."""
+    def __call__(self, feeds: Feeds) -> Mapping[str, AnyArray]:
+        """The anchors' outputs and the network's own, as arrays of the tracer's dtype."""
         seen: dict[str, AnyArray] = {}
 
         def keep(name: str, output: Tensor) -> None:
-            # In-place activations would overwrite the tensor after the hook; out-of-place ones leave it alone.
-            seen[name] = output.numpy()
+            seen[name] = output.numpy().copy() if self.copies else output.numpy()
 
-        example = torch.from_numpy(values).to(self.dtype, memory_format=self.layout)
-        seen[OUTPUT] = observe(self.module, self.anchors, example, keep).numpy()
-        return seen
+        examples = tuple(self._cast(torch.from_numpy(feeds[name])) for name in self.signature.inputs)
+        with LongSums(sequential=True) if self.sequential else nullcontext():
+            results = observe(self.module, self.anchors, examples, keep)
+        return seen | {name: result.numpy() for name, result in zip(self.signature.outputs, results, strict=True)}
 
 
 def _slice_depthwise(module: nn.Module) -> None:
@@ -116,5 +125,8 @@ def half_precision(folded: nn.Module) -> nn.Module:
     return rounded
 
 
-def _to_half_and_back(values: Tensor) -> Tensor:
-    return values.half().float()
+def _to_half_and_back(values: Any) -> Any:
+    """Floating-point tensors rounded, also inside of tuples and lists; anything else as it is."""
+    if isinstance(values, tuple | list):
+        return type(values)(map(_to_half_and_back, values))
+    return values.half().float() if isinstance(values, Tensor) and values.is_floating_point() else values

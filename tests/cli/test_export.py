@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from edgekit import manifest
+from edgekit import golden, manifest
 from edgekit.cli import run
 
 # One network for all of these: small, and complete.
@@ -92,8 +94,8 @@ class TestTheMainJob:
 
         folder = exported[1] / "artifacts" / "mobilenet_v2-a0.35-r96"
         session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
-        with np.load(folder / "golden.npz") as golden:
-            for values, wanted in zip(golden["inputs"], golden["outputs"], strict=True):
+        with np.load(folder / "golden.npz") as stored:
+            for values, wanted in zip(stored["input.input"], stored["output.logits"], strict=True):
                 np.testing.assert_allclose(session.run(None, {"input": values})[0], wanted, rtol=1e-3, atol=1e-4)
 
     def test_parity_climbs_again_from_the_folder(self, exported):
@@ -120,6 +122,30 @@ class TestTheMainJob:
         done = edgekit("parity", str(folder), "--bisect", cwd=tmp_path)
         assert done.returncode == 1
         assert "blocks.3.depthwise.conv (Conv)" in done.stderr
+
+    def test_stored_outputs_that_are_not_the_networks_are_refused(self, exported, tmp_path, capsys):
+        """The hashes fit: somebody has made another golden.npz, and a manifest for it."""
+        source = exported[1] / "artifacts" / "mobilenet_v2-a0.35-r96"
+        folder = tmp_path / "forged"
+        folder.mkdir()
+        for path in source.iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+        assert run(["parity", str(folder)]) == 0
+        stored = golden.unpack(folder / "golden.npz")
+        stored.outputs[1]["logits"][0, 7] *= 1 + 1e-6
+        _replace_golden(folder, golden.pack(stored.inputs, stored.outputs))
+        assert run(["parity", str(folder)]) == 4
+        assert "the stored outputs are not this network's" in capsys.readouterr().err
+
+    def test_inputs_that_cannot_be_read_are_refused(self, exported, tmp_path, capsys):
+        source = exported[1] / "artifacts" / "mobilenet_v2-a0.35-r96"
+        folder = tmp_path / "cut"
+        folder.mkdir()
+        for path in source.iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+        _replace_golden(folder, (folder / "golden.npz").read_bytes()[:-100])
+        assert run(["parity", str(folder)]) == 4
+        assert "cannot read the stored inputs" in capsys.readouterr().err
 
     def test_build_adds_an_engine_to_the_folder(self, exported):
         done = edgekit("build", "artifacts", "--profile", "rtx-turing", "--json", cwd=exported[1])
@@ -183,14 +209,14 @@ class TestGrids:
         argv = [sys.executable, "-c", "from edgekit.cli import main; main()", "export", "mobilenet_v2"]
         argv += ["--alpha", "0.35,0.5", "--res", "64,96,128,160", *QUICK, "--out", str(tmp_path), "--jobs", "2"]
         process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _wait_for(lambda: len(list(tmp_path.glob("*/manifest.json"))) >= 2)
+        _wait_for(lambda: len(_finished(tmp_path)) >= 2)
         process.kill()
         process.wait()
-        finished = {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("*/manifest.json")}
+        finished = {path.parent.name: path.stat().st_mtime_ns for path in _finished(tmp_path)}
         _wait_for(lambda: not _writers(tmp_path))
         done = edgekit(*argv[3:], "--json", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert len(list(tmp_path.glob("*/manifest.json"))) == 8
+        assert len(_finished(tmp_path)) == 8
         assert not list(tmp_path.glob(".*.partial-*"))
         for name, written in finished.items():
             assert (tmp_path / name / "manifest.json").stat().st_mtime_ns == written
@@ -222,6 +248,22 @@ def _wait_for(condition, seconds: float = 120.0) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
+
+
+def _finished(folder: Path) -> list[Path]:
+    """The manifests of finished variants; one that is still in a hidden folder is none yet."""
+    return list(folder.glob("[!.]*/manifest.json"))
+
+
+def _replace_golden(folder: Path, data: bytes) -> None:
+    """Another golden.npz, with a manifest that says so."""
+    (folder / "golden.npz").write_bytes(data)
+    found = manifest.read(folder)
+    artifacts = tuple(
+        replace(it, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)) if it.kind == "golden" else it
+        for it in found.artifacts
+    )
+    (folder / manifest.NAME).write_bytes(manifest.encode(replace(found, artifacts=artifacts)))
 
 
 def _writers(folder: Path) -> list[str]:

@@ -201,7 +201,7 @@ MISTAKES = [
     (["models", "--alpha", ""], "empty"),
     (["models", "--res", "0"], "out of range"),
     (["models", "--res", "7"], "cannot take this resolution"),
-    (["models", "--res", "161"], "160 or 192"),
+    (["models", "mobilenet_v2", "--res", "161"], "160 or 192"),
     (["models", "--res", "1e9"], "out of range"),
     (["models", "--res", "inf"], "not a whole number"),
     (["models", "--res", "224.5"], "not a whole number"),
@@ -230,7 +230,7 @@ def test_a_mistake_on_the_command_line_is_told_in_one_message(
     assert_refused(edgekit(*arguments), 2, words)
 
 
-@pytest.mark.parametrize("arguments", [["models", "--res", "161"], ["profiles", "x"], ["models", "--num-classes", "z"]])
+@pytest.mark.parametrize("arguments", [["models", "mobilenet_v2", "--res", "161"], ["profiles", "x"], ["models", "--num-classes", "z"]])
 def test_a_mistake_is_one_json_object_where_json_was_asked_for(arguments: list[str], edgekit: Edgekit) -> None:
     ran = edgekit(*arguments, "--json")
     assert ran.code == 2

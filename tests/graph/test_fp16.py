@@ -123,5 +123,6 @@ def test_a_graph_that_is_half_already_is_refused(network: Network) -> None:
 def test_the_arithmetic_is_half(network: Network) -> None:
     """1 + 1/4096 is 1 in half precision: the sum of inputs that a float could tell apart."""
     one = scaling(w=np.ones(1, np.float32))
-    assert float(CpuSession(one)(np.array([[1 + 1 / 4096]], np.float32))["logits"][0, 0]) != 1.0
-    assert float(CpuSession(to_fp16(one))(np.array([[1 + 1 / 4096]], np.float32))["logits"][0, 0]) == 1.0
+    feeds = {"input": np.array([[1 + 1 / 4096]], np.float32)}
+    assert float(CpuSession(one)(feeds)["logits"][0, 0]) != 1.0
+    assert float(CpuSession(to_fp16(one))(feeds)["logits"][0, 0]) == 1.0

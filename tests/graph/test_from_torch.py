@@ -12,23 +12,26 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from subjects import Subject, rung
+from subjects import Subject, reference_of, rung
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edgekit.errors import InputUnusable
 from edgekit.graph.from_torch import (
+    IMAGE,
     Anchor,
     Exporter,
+    Signature,
     export_onnx,
     find_anchors,
     fold_batch_norms,
     name_anchors,
     norm_pairs,
+    observe,
 )
 from edgekit.models._blocks import ConvNorm
 from edgekit.parity.ladder import Input
-from edgekit.proof import Graphs, Reference, prove
+from edgekit.proof import Graphs, prove
 from edgekit.runtimes.onnxruntime_cpu import CpuSession
 
 pytestmark = [pytest.mark.xdist_group("ladder"), pytest.mark.usefixtures("one_thread")]
@@ -171,7 +174,7 @@ def test_every_weighted_layer_is_an_anchor_in_the_order_of_execution(network: Ne
         subject.module.get_submodule(path).register_forward_hook(lambda *_, path=path: calls.append(path))
         for path in layers
     ]
-    subject.module(torch.from_numpy(subject.inputs[0].values))
+    subject.module(torch.from_numpy(subject.inputs[0].feeds[IMAGE]))
     for handle in handles:
         handle.remove()
     assert [anchor.name for anchor in subject.anchors] == calls
@@ -196,6 +199,63 @@ def test_a_layer_that_is_called_twice_is_no_anchor() -> None:
             return out
 
     assert find_anchors(Twice().eval(), torch.zeros(1, 4)) == [Anchor("last", "last", is_output=True)]
+
+
+def test_a_network_that_is_one_layer_has_no_anchor_within_it() -> None:
+    assert find_anchors(nn.Conv2d(3, 4, 1).eval(), images()) == []
+
+
+class Pair(nn.Module):
+    """An image and a row of numbers in; scores, and what the image's features are, out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(ConvNorm(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
+        self.side, self.inner, self.head = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, image: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.side(extra) + self.body(image)
+        return self.head(self.inner(features)), features
+
+
+class Branches(Pair):
+    """Both outputs are layers' own."""
+
+    def forward(self, image: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.inner(self.body(image))
+        return self.head(features), self.side(extra)
+
+
+PAIR = Signature(("image", "extra"), ("scores", "features"))
+
+
+def pair_feeds(rows: int = 2) -> tuple[Tensor, Tensor]:
+    return images(rows), torch.randn(rows, 5, generator=torch.Generator().manual_seed(4))
+
+
+def test_anchors_of_several_inputs_and_outputs() -> None:
+    assert find_anchors(Pair().eval(), *pair_feeds()) == [
+        Anchor("side", "side"),
+        Anchor("body.0.conv", "body.0.norm"),
+        Anchor("inner", "inner"),
+        Anchor("head", "head", is_output=True),
+    ]
+    found = find_anchors(Branches().eval(), *pair_feeds())
+    assert [anchor.name for anchor in found if anchor.is_output] == ["head", "side"]
+
+
+@pytest.mark.parametrize(("kind", "count"), [(lambda x: x, 1), (lambda x: (x, x + 1), 2), (lambda x: [x, x, x], 3)])
+def test_what_a_network_hands_back_is_a_tuple(kind: Callable[[Tensor], object], count: int) -> None:
+    class Handing(nn.Module):
+        def forward(self, x: Tensor) -> object:
+            return kind(x)
+
+    values = images()
+    found = observe(Handing(), [], (values,), lambda name, output: None)
+    assert isinstance(found, tuple)
+    assert len(found) == count
+    assert torch.equal(found[0], values)
 
 
 def test_looking_for_anchors_leaves_no_hook_behind() -> None:
@@ -247,10 +307,37 @@ def test_a_dynamic_batch_takes_any_number_of_rows(exporter: Exporter) -> None:
     session = CpuSession(exported)
     for rows in (1, 2, 5):
         wanted = module(images(rows)).numpy()
-        assert np.allclose(session(images(rows).numpy())["logits"], wanted, atol=1e-5)
+        assert np.allclose(session({IMAGE: images(rows).numpy()})["logits"], wanted, atol=1e-5)
     dims = onnx.load_model_from_string(exported).graph.input[0].type.tensor_type.shape.dim
     assert dims[0].dim_param
     assert [dim.dim_value for dim in dims[1:]] == [3, 16, 16]
+
+
+@pytest.mark.parametrize(
+    ("exporter", "dynamic"),
+    [("torchscript", False), ("torchscript", True), pytest.param("dynamo", True, marks=pytest.mark.timeout(120))],
+)
+@pytest.mark.parametrize("network_class", [Pair, Branches])
+def test_several_inputs_and_outputs_keep_their_names_and_order(
+    network_class: type[Pair], exporter: Exporter, dynamic: bool
+) -> None:
+    module = network_class().eval().requires_grad_(False)
+    folded, example = fold_batch_norms(module), pair_feeds(1 if dynamic else 2)
+    exported = onnx.load_model_from_string(export_onnx(folded, example, 18, exporter, dynamic, PAIR))
+    assert tuple(value.name for value in exported.graph.input) == PAIR.inputs
+    assert tuple(value.name for value in exported.graph.output) == PAIR.outputs
+    first = [value.type.tensor_type.shape.dim[0] for value in (*exported.graph.input, *exported.graph.output)]
+    assert [bool(dim.dim_param) for dim in first] == [dynamic] * 4
+    anchors = find_anchors(module, *example)
+    assert name_anchors(exported, folded, anchors) == anchors
+    onnx.checker.check_model(exported, full_check=True)
+    session = CpuSession(exported, [anchor.name for anchor in anchors if not anchor.is_output])
+    for rows in (1, 3) if dynamic else (2,):
+        feeds = pair_feeds(rows)
+        found = session({name: values.numpy() for name, values in zip(PAIR.inputs, feeds, strict=True)})
+        assert {"body.0.conv", "inner", *PAIR.outputs} <= set(found)
+        for name, values in zip(PAIR.outputs, module(*feeds), strict=True):
+            assert np.allclose(found[name], values.numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize(("exporter", "opset"), [("torchscript", 24), ("dynamo", 17)])
@@ -287,10 +374,10 @@ def unnamed(module: nn.Module) -> tuple[onnx.ModelProto, nn.Module, list[Anchor]
 
 def test_naming_changes_no_result() -> None:
     graph, folded, anchors = unnamed(small())
-    before = CpuSession(graph.SerializeToString())(images().numpy())["logits"]
+    before = CpuSession(graph.SerializeToString())({IMAGE: images().numpy()})["logits"]
     assert name_anchors(graph, folded, anchors) == anchors
     onnx.checker.check_model(graph, full_check=True)
-    assert np.array_equal(CpuSession(graph.SerializeToString())(images().numpy())["logits"], before)
+    assert np.array_equal(CpuSession(graph.SerializeToString())({IMAGE: images().numpy()})["logits"], before)
 
 
 @pytest.mark.parametrize("layer", ["stem.conv", "block.conv"])
@@ -320,7 +407,7 @@ def test_a_transposed_linear_weight_is_recognised() -> None:
 @pytest.mark.timeout(200)
 def test_the_dynamo_exporter_agrees_through_the_ladder(network: Network) -> None:
     subject = network("mobilenet_v2")
-    example = torch.from_numpy(subject.inputs[0].values)
+    example = torch.from_numpy(subject.inputs[0].feeds[IMAGE])
     graph = onnx.load_model_from_string(export_onnx(subject.folded, example, 18, "dynamo"))
     assert name_anchors(graph, subject.folded, subject.anchors) == subject.anchors
     report = subject.climb(onnx=subject.exported, simplified=graph.SerializeToString())
@@ -336,6 +423,7 @@ def test_a_bad_export_fails_the_ladder() -> None:
     example = images().numpy()
     graph, folded, anchors = unnamed(other)
     name_anchors(graph, folded, anchors)
-    inputs = [Input(str(seed), example * np.float32(seed + 1)) for seed in range(3)]
-    report, _ = prove(Reference.of(module, example, False, False), Graphs(graph.SerializeToString()), inputs, 1)
+    inputs = [Input(str(seed), {IMAGE: example * np.float32(seed + 1)}) for seed in range(3)]
+    reference = reference_of(module, inputs[0].feeds, fp16=False)
+    report = prove(reference, Graphs(graph.SerializeToString()), inputs, 1).report
     assert (report.first_failure(), rung(report, "onnx").tensor) == ("onnx", "block.conv")

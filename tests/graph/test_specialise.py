@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from subjects import Subject
 from torch import nn
 
-from edgekit.graph.from_torch import export_onnx, fold_batch_norms, name_anchors
+from edgekit.graph.from_torch import IMAGE, export_onnx, fold_batch_norms, name_anchors
 from edgekit.graph.specialise import same_graph, specialise
 from edgekit.runtimes.onnxruntime_cpu import CpuSession
 
@@ -61,7 +61,7 @@ def test_a_rewritten_graph_is_a_real_export_at_the_other_size(network: Network, 
 def test_a_rewritten_graph_gives_the_results_of_the_network_at_that_size(network: Network, model: str) -> None:
     subject = network(model)
     images = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
-    found = CpuSession(specialise(subject.graph(), 128, 2))(images.numpy())["logits"]
+    found = CpuSession(specialise(subject.graph(), 128, 2))({IMAGE: images.numpy()})["logits"]
     with torch.inference_mode():
         wanted = subject.module(images).numpy()
     assert np.abs(found - wanted).max() < 1e-4 * np.abs(wanted).max()
@@ -102,12 +102,12 @@ def test_a_dynamic_batch_takes_any_number_of_rows(network: Network, rows: int) -
     subject = network("mobilenet_v1")
     session = CpuSession(specialise(subject.graph(), 32, None))
     images = np.random.default_rng(0).standard_normal((rows, 3, 32, 32), dtype=np.float32)
-    found = session(images)["logits"]
-    one_by_one = np.concatenate([session(image[None])["logits"] for image in images])
+    found = session({IMAGE: images})["logits"]
+    one_by_one = np.concatenate([session({IMAGE: image[None]})["logits"] for image in images])
     assert found.shape == (rows, 1000)
     assert np.allclose(found, one_by_one, atol=1e-5)
 
 
 def test_a_fixed_batch_takes_that_many_rows(network: Network) -> None:
     session = CpuSession(specialise(network("mobilenet_v1").graph(), 32, 4))
-    assert session(np.zeros((4, 3, 32, 32), np.float32))["logits"].shape == (4, 1000)
+    assert session({IMAGE: np.zeros((4, 3, 32, 32), np.float32)})["logits"].shape == (4, 1000)

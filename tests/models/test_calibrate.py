@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from edgekit.checkpoints import digest
+from edgekit.graph.from_torch import fold_batch_norms
 from edgekit.images import normalise
-from edgekit.models import _create
-from edgekit.models._calibrate import calibrate, calibration_images
+from edgekit.models import _create, info
+from edgekit.models._blocks import chain
+from edgekit.models._calibrate import SHIFT, calibrate, calibration_images
 from edgekit.models._init import initialise
-from edgekit.preprocessing import IMAGENET
+from edgekit.models._options import Value
+from edgekit.preprocessing import CONTRACTS, IMAGENET, Preprocessing
+from edgekit.runtimes.torch_eager import half_precision
 from edgekit.synthetic import natural_image
 
 NETWORKS = ["c_mobilenet_v2", "mobilenet_v1", "mobilenet_v2"]
 
 
-def inputs(resolution: int) -> Tensor:
-    images = [normalise(natural_image(resolution, seed), IMAGENET) for seed in range(6)]
+def inputs(resolution: int, contract: Preprocessing = IMAGENET) -> Tensor:
+    images = [normalise(natural_image(resolution, seed), contract) for seed in range(6)]
     return torch.cat([torch.from_numpy(image) for image in images])
 
 
@@ -44,6 +51,61 @@ def test_a_calibrated_network_reacts_to_what_it_sees_at_every_resolution(name: s
 def test_even_the_narrowest_networks_live(rounding: str, alpha: float) -> None:
     module = _create.seeded("mobilenet_v2", alpha, 10, {"rounding": rounding}, seed=0)
     assert spread(module, inputs(96)) > 0.05
+
+
+OTHERS: list[tuple[str, dict[str, Value], int]] = [
+    ("densenet_bc", {}, 32),
+    ("densenet_bc", {"depth": 40, "bottleneck": False, "reduction": 1.0}, 32),
+    ("inception_resnet_v2", {}, 107),
+    ("inception_v3", {}, 107),
+    ("inception_v3", {"variant": "torchvision"}, 107),
+    ("inception_v4", {}, 107),
+    ("resnet50_transfer", {}, 64),
+    ("se_mobilenet_style", {}, 64),
+    ("se_mobilenet_style", {"tail": "published"}, 64),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "side"), OTHERS, ids=str)
+def test_random_weights_are_alive_and_half_precision_does_not_drown_them(
+    name: str, options: dict[str, Value], side: int, seeded: Callable[..., nn.Module]
+) -> None:
+    """Without the shift before every ReLU, half precision is 5 to 9 per cent noise in all but the densenets."""
+    module = fold_batch_norms(seeded(name, options))
+    images = inputs(side, CONTRACTS[info(name).preprocessing])
+    assert spread(module, images) > 0.2
+    wanted, rounded = module(images), half_precision(module)(images)
+    assert float((rounded - wanted).square().mean().sqrt() / wanted.square().mean().sqrt()) < 0.04
+
+
+def test_a_relu_sees_more_of_what_is_above_0() -> None:
+    module = _create.seeded("densenet_bc", None, 10, {"depth": 16}, seed=0)
+    layer, seen = module.block2[1].new.reduce, []
+    layer.norm.register_forward_hook(lambda norm, args, output: seen.append(output))
+    module(calibration_images(0, 32, CONTRACTS["cifar"]))
+    assert torch.allclose(seen[0].mean((0, 2, 3)), torch.full((48,), SHIFT), atol=1e-3)
+    assert 0.5 < float((seen[0] > 0).float().mean()) < 0.9
+
+
+def test_what_is_given_keeps_its_statistics_and_the_rest_gets_its_own() -> None:
+    module = nn.Sequential(
+        OrderedDict(
+            given=chain(conv=nn.Conv2d(3, 4, 1), norm=nn.BatchNorm2d(4), act=nn.ReLU()),
+            rest=chain(conv=nn.Conv2d(4, 4, 1), norm=nn.BatchNorm2d(4), act=nn.ReLU()),
+        )
+    ).requires_grad_(False)
+    initialise(module, 0)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    calibrate(module, 0, side=16, given="given")
+    changed = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"rest.norm.running_mean", "rest.norm.running_var", "rest.norm.bias"}
+
+
+def test_the_logits_are_centred_in_the_linear_that_runs_last() -> None:
+    """A Linear that only training runs comes later in the list of layers."""
+    module = _create.seeded("inception_v3", None, 10, {}, seed=0)
+    assert bool(module.classifier.bias.any())
+    assert not bool(module.auxiliary.classifier.bias.any())
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v1", "mobilenet_v2"])
@@ -152,6 +214,13 @@ def test_initialisation_follows_the_tables_rules() -> None:
     assert float(linear.weight.std()) == pytest.approx(0.01, rel=0.02)
     assert not convolution.bias.any()
     assert not linear.bias.any()
+
+
+def test_a_linear_without_bias_is_filled_like_a_convolution() -> None:
+    """With N(0, 0.01) a squeeze-and-excitation weights all channels by one half."""
+    module = nn.Sequential(nn.Linear(256, 500, bias=False)).requires_grad_(False)
+    initialise(module, 0)
+    assert float(module[0].weight.std()) == pytest.approx((2 / 500) ** 0.5, rel=0.02)
 
 
 def test_a_layer_without_a_rule_is_refused() -> None:

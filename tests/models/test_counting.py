@@ -6,19 +6,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgekit import models
 from edgekit.checkpoints import digest
 from edgekit.models import _create
-from edgekit.models._counting import count
+from edgekit.models._counting import Counter, count
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v1", "c_mobilenet_v2"])
+@pytest.mark.parametrize("name", models.names())
 def test_macs_are_half_of_what_torchs_flop_counter_finds(name: str) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    module = _create.seeded(name, 0.5, 10, {}, seed=0)
+    side = models.info(name).smallest
+    module = _create.initial(name, 0.5 if models.info(name).has_alpha else None, None, {}, seed=0)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(torch.zeros(1, 3, 96, 96))
-    assert counter.get_total_flops() == 2 * count(module, 96).macs
+        module(torch.zeros(1, 3, side, side))
+    assert counter.get_total_flops() == 2 * count(module, side).macs
 
 
 def test_other_layers_are_counted_by_the_same_convention() -> None:
@@ -36,11 +38,24 @@ def test_other_layers_are_counted_by_the_same_convention() -> None:
     assert counter.get_total_flops() == 2 * count(module, 16, channels=4).macs
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v1", "mobilenet_v2", "c_mobilenet_v2"])
+@pytest.mark.parametrize("name", models.names())
 def test_the_layer_table_adds_up(name: str) -> None:
-    counts = count(_create.skeleton(name, 0.75, 10, {}), 160)
+    counts = count(_create.skeleton(name, None, None, {}), models.info(name).smallest)
     assert sum(layer.params for layer in counts.layers) == counts.params
     assert sum(layer.macs for layer in counts.layers) == counts.macs
+
+
+def test_an_auxiliary_head_is_counted_apart() -> None:
+    module = _create.skeleton("inception_v3", None, 10, {})
+    counts = count(module, 75)
+    assert counts.training_only == sum(parameter.numel() for parameter in module.auxiliary.parameters()) > 0
+    assert counts.params + counts.training_only == sum(parameter.numel() for parameter in module.parameters())
+    assert not [layer for layer in counts.layers if layer.name.startswith("auxiliary")]
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v1", "mobilenet_v2", "c_mobilenet_v2"])
+def test_layers_are_listed_in_their_order_with_what_they_cost(name: str) -> None:
+    counts = count(_create.skeleton(name, 0.75, 10, {}), 160)
     first, last = counts.layers[0], counts.layers[-1]
     assert (first.name, first.kind, first.output_shape, first.params, first.macs) == (
         "stem.conv",
@@ -58,8 +73,84 @@ def test_the_module_itself_is_not_touched() -> None:
     counts = count(module, 64)
     assert module.training
     assert digest(module.state_dict()) == before
-    assert not any(child._forward_hooks for child in module.modules())
+    assert hooks(module) == 0
     assert counts == count(_create.skeleton("mobilenet_v2", 0.25, 10, {}), 64)
+
+
+def hooks(module: nn.Module) -> int:
+    return sum(len(layer._forward_hooks) + len(layer._forward_pre_hooks) for layer in module.modules())
+
+
+def run(module: nn.Module, *shape: int) -> None:
+    with torch.inference_mode():
+        module(torch.zeros(*shape))
+
+
+def test_a_counter_follows_the_latest_run() -> None:
+    module = _create.seeded("mobilenet_v2", 0.35, 10, {}, seed=0)
+    counter = Counter(module)
+    for rows, side in ((1, 64), (3, 96), (2, 64), (1, 32)):
+        run(module, rows, 3, side, side)
+        assert counter.counts() == count(module, side)  # for each image, whatever the number of them
+    assert counter.counts() == counter.counts()
+
+
+def test_a_counter_lists_what_ran_and_not_what_might_have() -> None:
+    class Choosing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wide, self.narrow = nn.Linear(4, 8), nn.Linear(2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.wide(x) if x.shape[1] == 4 else self.narrow(x)
+
+    module = Choosing().eval()
+    counter = Counter(module)
+    assert (counter.counts().params, counter.counts().layers) == (4 * 8 + 8 + 2 * 3 + 3, ())
+    for width, name, macs in ((4, "wide", 32), (2, "narrow", 6), (4, "wide", 32)):
+        run(module, 1, width)
+        assert [layer.name for layer in counter.counts().layers] == [name]
+        assert counter.counts().macs == macs
+
+
+def test_what_a_counter_handed_out_stays_as_it_was() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 1)).eval()
+    counter = Counter(module)
+    run(module, 1, 3, 8, 8)
+    before = counter.counts()
+    run(module, 1, 3, 2, 2)
+    assert before.macs == 12 * 64
+    assert [layer.output_shape for layer in before.layers] == [(4, 8, 8)]
+
+
+def test_a_removed_counter_leaves_no_hooks_and_counts_no_more() -> None:
+    module = _create.seeded("mobilenet_v1", 0.25, 10, {}, seed=0)
+    others = module.register_forward_hook(lambda *_: None)
+    counter = Counter(module)
+    run(module, 1, 3, 64, 64)
+    counted = counter.counts()
+    assert hooks(module) > 50
+    counter.remove()
+    assert hooks(module) == 1  # another's, which is none of its business
+    run(module, 1, 3, 32, 32)
+    assert counter.counts() == counted
+    others.remove()
+
+
+def test_two_counters_do_not_disturb_each_other() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()).eval()
+    one, other = Counter(module), Counter(module)
+    run(module, 1, 3, 8, 8)
+    one.remove()
+    run(module, 1, 3, 4, 4)
+    assert (one.counts().macs, other.counts().macs) == (12 * 64, 12 * 16)
+
+
+def test_counting_leaves_no_hook_behind_even_where_the_network_fails() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Linear(5, 5)).eval()
+    with pytest.raises(RuntimeError):
+        count(module, 8)
+    assert hooks(module) == 0
 
 
 def test_a_network_that_takes_no_empty_batch_is_counted_all_the_same() -> None:

@@ -11,9 +11,11 @@ from torch import nn
 
 from edgekit import models
 from edgekit.errors import UsageError
+from edgekit.graph.from_torch import norm_pairs
 from edgekit.models import _create
-from edgekit.models._blocks import ConvNorm
 from edgekit.models._counting import count
+from edgekit.models._options import Value, forms
+from edgekit.preprocessing import CONTRACTS
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 NETWORKS = ["c_mobilenet_v2", "mobilenet_v1", "mobilenet_v2"]
@@ -44,6 +46,50 @@ def test_counts_are_those_of_the_reference_table(
     assert (counts.params, counts.macs) == (params, macs)
 
 
+OTHERS: dict[str, tuple[str, float | None, int | None, dict[str, Value], int]] = {
+    # figure: network, alpha, classes, options, resolution
+    "se_mobilenet_style tail=published alpha=1 @224": ("se_mobilenet_style", 1.0, None, {"tail": "published"}, 224),
+    "se_mobilenet_style tail=published alpha=0.75 @224": ("se_mobilenet_style", 0.75, None, {"tail": "published"}, 224),
+    "se_mobilenet_style tail=published alpha=0.5 @224": ("se_mobilenet_style", 0.5, None, {"tail": "published"}, 224),
+    "inception_v3 published @299, 1000 classes": ("inception_v3", None, 1000, {}, 299),
+    "inception_v4 published (64) @299": ("inception_v4", None, 1000, {"variant": "published"}, 299),
+    "inception_v4 default (192) @299": ("inception_v4", None, 1000, {}, 299),
+    "inception_resnet_v2 published @299": ("inception_resnet_v2", None, 1000, {}, 299),
+    "densenet_bc 100/12/.5 @32, 10 classes": ("densenet_bc", None, 10, {}, 32),
+    "densenet plain depth 40 growth 12 @32, 10 classes": (
+        "densenet_bc",
+        None,
+        10,
+        {"depth": 40, "growth": 12, "reduction": 1.0, "bottleneck": False},
+        32,
+    ),
+    "resnet50_transfer @224, 2 classes": ("resnet50_transfer", None, 2, {}, 224),
+}
+
+
+def other_figures() -> dict[str, dict[str, int]]:
+    figures: dict[str, dict[str, int]] = json.loads((REFERENCE / "model_counts.json").read_text())["others"]
+    return figures
+
+
+@pytest.mark.parametrize("figure", other_figures())
+def test_counts_of_the_other_networks_are_those_of_the_reference_table(figure: str) -> None:
+    name, alpha, classes, options, resolution = OTHERS[figure]
+    counts = count(_create.skeleton(name, alpha, classes, options), resolution)
+    backbone = sum(layer.params for layer in counts.layers if layer.name.startswith("features."))
+    found = {
+        "params": counts.params,
+        "macs": counts.macs,
+        "macs_eval": counts.macs,
+        "params_aux": counts.training_only,
+        "params_with_aux": counts.params + counts.training_only,
+        "backbone": backbone,
+        "head": counts.params - backbone,
+    }
+    wanted = other_figures()[figure]
+    assert {key: found[key] for key in wanted} == wanted
+
+
 def official_rows(name: str) -> list[dict[str, float]]:
     rows: list[dict[str, float]] = json.loads((REFERENCE / "official_mobilenet.json").read_text())[name]["rows"]
     return rows
@@ -66,7 +112,7 @@ def test_mobilenet_v1_costs_what_its_authors_published(row: dict[str, float]) ->
 
 def test_networks_are_found_by_file_name() -> None:
     assert models.names() == sorted(models.names())
-    assert set(NETWORKS) <= set(models.names())
+    assert set(NETWORKS) | {name for name, *_ in OTHERS.values()} <= set(models.names())
     assert not [name for name in models.names() if name.startswith("_")]
 
 
@@ -119,6 +165,52 @@ def test_multiples_of_the_stride_are_taken(resolution: int) -> None:
     models.check_resolution("mobilenet_v1", resolution)
 
 
+@pytest.mark.parametrize(
+    ("name", "resolution", "wanted", "nearest"),
+    [
+        ("inception_v3", 74, "75 or more", "75"),
+        ("inception_v4", 0, "75 or more", "75"),
+        ("se_mobilenet_style", 16, "17 or more", "17"),
+        ("densenet_bc", 30, "a multiple of 4", "28 or 32"),
+        ("densenet_bc", 2, "a multiple of 4", "4"),
+        ("resnet50_transfer", 230, "a multiple of 32", "224 or 256"),
+    ],
+)
+def test_a_resolution_below_the_smallest_is_refused_with_what_works(
+    name: str, resolution: int, wanted: str, nearest: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        models.check_resolution(name, resolution)
+    assert (caught.value.wanted, caught.value.hint) == (wanted, f"the nearest: {nearest}")
+    models.check_resolution(name, models.info(name).smallest)
+
+
+def test_a_smallest_resolution_need_not_be_a_multiple(monkeypatch: pytest.MonkeyPatch) -> None:
+    about = models.ModelInfo("Odd", "a test", stride=8, default_resolution=32, has_alpha=False, smallest=20)
+    monkeypatch.setattr(models, "info", lambda name: about)
+    with pytest.raises(UsageError) as caught:
+        models.check_resolution("odd", 16)
+    assert (caught.value.wanted, caught.value.hint) == ("a multiple of 8, 24 or more", "the nearest: 24")
+    models.check_resolution("odd", 24)
+
+
+@pytest.mark.parametrize("name", sorted({name for name, *_ in OTHERS.values()}))
+def test_the_smallest_resolution_works_and_a_smaller_one_does_not(name: str) -> None:
+    module, smallest = _create.skeleton(name, None, None, {}), models.info(name).smallest
+    count(module, smallest)
+    if smallest > models.info(name).stride:
+        with pytest.raises((RuntimeError, ValueError)):
+            count(module, smallest - 1)
+
+
+def test_classes_of_a_network_without_any_are_refused() -> None:
+    with pytest.raises(UsageError, match="has no classes") as caught:
+        _create.skeleton("se_mobilenet_style", None, 10, {})
+    assert caught.value.where == "--num-classes"
+    with pytest.raises(UsageError, match="has no width multiplier"):
+        _create.skeleton("inception_v3", 0.5, 10, {})
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("batch", [1, 3])
 def test_logits_have_the_shape_of_the_batch(name: str, batch: int) -> None:
@@ -126,27 +218,43 @@ def test_logits_have_the_shape_of_the_batch(name: str, batch: int) -> None:
     assert module(torch.zeros(batch, 3, 64, 96)).shape == (batch, 7)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", models.names())
 def test_info_agrees_with_build(name: str) -> None:
     import inspect
 
     parameters = inspect.signature(models.load(name).build).parameters
     info = models.info(name)
     assert info.has_alpha == ("alpha" in parameters)
-    assert info.num_classes == parameters["num_classes"].default
+    assert (info.num_classes is None) == (info.task == "image") == ("num_classes" not in parameters)
+    if info.num_classes is not None:
+        assert info.num_classes == parameters["num_classes"].default
     assert info.default_resolution % info.stride == 0
+    assert info.default_resolution >= info.smallest
+    assert info.preprocessing in CONTRACTS
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_every_batch_norm_directly_follows_its_convolution(name: str) -> None:
-    module = _create.skeleton(name, 1.0, 10, {})
-    pairs = [child for child in module.modules() if isinstance(child, ConvNorm)]
-    assert len(pairs) == sum(isinstance(child, nn.BatchNorm2d) for child in module.modules())
-    for pair in pairs:
-        names = [label for label, _ in pair.named_children()]
-        assert names in (["conv", "norm"], ["conv", "norm", "act"])
-        assert pair.conv.bias is None
-        assert pair.conv.out_channels == pair.norm.num_features
+def every_form() -> list[tuple[str, dict[str, Value]]]:
+    return [(name, form) for name in models.names() for form in forms(name)]
+
+
+@pytest.mark.parametrize(("name", "form"), every_form(), ids=str)
+def test_every_batch_norm_directly_follows_its_convolution(name: str, form: dict[str, Value]) -> None:
+    """The exporter folds by that. A densenet's layers begin with their norms: of those, no convolution is in front."""
+    module = _create.skeleton(name, None, None, form)
+    norms = {path for path, child in module.named_modules() if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d)}
+    folded = set(norm_pairs(module).values())
+    if name == "densenet_bc":
+        assert folded == {path for path in norms if path.endswith(".reduce.norm")}
+        assert len(folded) == (0 if form else 48)
+    else:
+        assert folded == norms
+
+
+@pytest.mark.parametrize(("name", "form"), every_form(), ids=str)
+def test_nothing_works_in_place(name: str, form: dict[str, Value]) -> None:
+    """Every intermediate tensor is read when layers are compared: none may be overwritten."""
+    children = _create.skeleton(name, None, None, form).modules()
+    assert not [child for child in children if getattr(child, "inplace", False)]
 
 
 def test_layers_have_names_that_say_where_they_are() -> None:

@@ -13,9 +13,19 @@ from torch import Tensor, nn
 from edgekit import sources
 from edgekit.checkpoints import digest
 from edgekit.errors import InputUnusable, MachineLacks, UsageError
+from edgekit.manifest import TensorSpec
 from edgekit.models import _create
 from edgekit.models._info import PretrainedWeights
-from edgekit.sources import CheckpointWeights, SeedWeights, TorchvisionWeights
+from edgekit.preprocessing import IMAGENET
+from edgekit.sources import (
+    CheckpointWeights,
+    LibraryWeights,
+    OwnWeights,
+    SeedWeights,
+    Source,
+    TorchvisionWeights,
+    Weights,
+)
 from edgekit.variant import Variant
 
 
@@ -71,6 +81,75 @@ def test_default_is_refused_where_there_are_no_published_weights() -> None:
 def test_a_file_that_is_not_there_is_refused_at_once() -> None:
     with pytest.raises(InputUnusable, match="did you mean default"):
         sources.parse_weights("defualt", model="mobilenet_v2")
+    with pytest.raises(InputUnusable, match="no such weights file"):
+        sources.parse_weights("~nobody/weights.pt", model="mobilenet_v2")
+    with pytest.raises(InputUnusable, match="no such weights file"):
+        sources.parse_weights("x" * 300, model="mobilenet_v2")
+
+
+@pytest.mark.parametrize(
+    ("text", "none", "default"),
+    [
+        ("torchvision:resnet18", SeedWeights(3), LibraryWeights("torchvision", "resnet18")),
+        ("timm:resnet18", SeedWeights(3), LibraryWeights("timm", "resnet18")),
+    ],
+)
+def test_a_librarys_network_has_random_and_published_weights(text: str, none: Weights, default: Weights) -> None:
+    source = sources.parse_source(text)
+    assert sources.parse_weights("none", source=source, seed=3) == none
+    assert sources.parse_weights("default", source=source) == default
+    assert sources.identity(default) == f"{text}:default"
+
+
+def test_a_factory_brings_its_weights_and_takes_a_checkpoint(tmp_path: Path) -> None:
+    source = Source("factory", "net.py:make")
+    (tmp_path / "w.pt").write_bytes(b"x")
+    assert sources.parse_weights("none", source=source, seed=3) == OwnWeights(3)
+    assert sources.identity(OwnWeights(3)) != sources.identity(SeedWeights(3))
+    assert sources.parse_weights(str(tmp_path / "w.pt"), source=source) == CheckpointWeights(tmp_path / "w.pt")
+    with pytest.raises(UsageError, match="nobody publishes"):
+        sources.parse_weights("default", source=source)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torchscript", "exported"])
+def test_a_file_has_its_weights_in_it(kind: str, checkpoint: CheckpointWeights) -> None:
+    source = Source(kind, "net")  # type: ignore[arg-type]
+    assert sources.parse_weights("none", source=source) == OwnWeights(0)
+    for text in (str(checkpoint.path), "default"):
+        with pytest.raises(UsageError):
+            sources.parse_weights(text, source=source)
+
+
+def test_weights_of_another_source_are_refused() -> None:
+    for weights in (OwnWeights(0), LibraryWeights("timm", "resnet18")):
+        with pytest.raises(UsageError, match="of another source"):
+            sources.check(variant(), weights)
+
+
+def test_a_reference_network_loads_like_any_other_source() -> None:
+    source = sources.parse_source("mobilenet_v1")
+    found = sources.load(source, Variant("mobilenet_v1", None, 96, num_classes=10), SeedWeights(2))
+    alone = sources.network(Variant("mobilenet_v1", 1.0, 96, num_classes=10), SeedWeights(2))
+    assert digest(found.module.state_dict()) == digest(alone.state_dict())
+    assert found.inputs == (TensorSpec("input", "float32", ("batch", 3, 96, 96)),)
+    assert (found.outputs, found.task, found.alpha, found.resolution) == (("logits",), "classification", 1.0, 96)
+    assert found.preprocessing == IMAGENET
+    assert found.weights == "seed:2"
+
+
+def test_without_a_resolution_the_networks_own_is_taken() -> None:
+    unsized = Variant("mobilenet_v1", 0.25, None)
+    assert unsized.slug == "mobilenet_v1-a0.25"
+    sources.check(unsized, SeedWeights(0))
+    found = sources.load(sources.parse_source("mobilenet_v1"), unsized, SeedWeights(0))
+    assert found.inputs[0].shape == ("batch", 3, 224, 224)
+
+
+def test_an_onnx_file_is_no_module(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(b"x")
+    source = sources.parse_source(str(tmp_path / "net.onnx"))
+    with pytest.raises(InputUnusable, match="no PyTorch module"):
+        sources.load(source, Variant("net", None, 96), OwnWeights(0))
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63])

@@ -1,0 +1,275 @@
+"""An ONNX graph on its journey: the file as it came is the truth.
+
+Whatever runs a stranger's graph runs in a process of its own, with limits on time and memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnx
+
+from edgekit.errors import InputUnusable, UsageError
+from edgekit.graph import alignment, counting, given, incoming
+from edgekit.graph.feeds import Feed, fitting_feeds
+from edgekit.graph.fp16 import LARGEST_HALF
+from edgekit.graph.halves import element_types, round_to_half
+from edgekit.graph.interface import sized
+from edgekit.graph.interface import slots as incoming_slots
+from edgekit.graph.tidy import tidy
+from edgekit.helpers import Helpers
+from edgekit.models._counting import Counts
+from edgekit.parity.ladder import FloorRun, Floors, Input, Rules, Step, Tracer
+from edgekit.parity.metrics import AnyArray, Feeds
+from edgekit.parity.report import Saturation
+from edgekit.plan import Plan
+from edgekit.preprocessing import Preprocessing
+from edgekit.runtimes.isolated import IsolatedCpu, IsolatedSession
+from edgekit.sources import Source
+from edgekit.subjects import Exported, Simplification
+from edgekit.variant import Variant
+
+ORIGINAL = "original"
+QUICK_FEEDS, FULL_FEEDS = 3, 2
+HALF_IN_SINGLE = 2.0**-13  # the unit roundoff of float32 over that of float16
+
+
+# What is compared besides the outputs: as in modules, the layers with weights, before anything is cut off or squashed.
+WEIGHTED = {"BatchNormalization", "Conv", "ConvTranspose", "Einsum", "GRU", "Gemm", "LSTM", "MatMul", "RNN"}
+
+
+class GraphSubject:
+    """A graph from a file, with every open axis closed but, where that is asked for, the batch."""
+
+    contract: Preprocessing | None = None
+    exporters: tuple[str, ...] = (ORIGINAL,)
+
+    def __init__(self, source: Source, plan: Plan, helpers: Helpers) -> None:
+        assert source.path is not None
+        self.path, self.plan, self.helpers = source.path, plan, helpers
+        taken = incoming.take(self.path)
+        self.original = taken.model
+        self.notes = taken.traits.notes()
+        self.digest = hashlib.sha256(self.original.SerializeToString(deterministic=True)).hexdigest()
+        self.runtime = IsolatedCpu()
+        self._feeds: dict[tuple[int | None, int | None], list[Feed]] = {}
+
+    def inputs(self, variant: Variant) -> list[Input]:
+        """What came with the graph, or was made up for it."""
+        return [Input(feed.name, feed.values, feed.ordinary) for feed in self._fed(variant)]
+
+    def _fed(self, variant: Variant) -> list[Feed]:
+        key = variant.resolution, variant.batch
+        if key not in self._feeds:
+            session = self.runtime.load(self.original.SerializeToString(), optimise=False)
+            count = QUICK_FEEDS if self.plan.quick else FULL_FEEDS
+            found = fitting_feeds(
+                self.original, session, count, sizes=_sizes(self.original, variant), given=given.beside(self.path)
+            )
+            session.close()
+            self._feeds[key] = [feed for feed in found if feed.ordinary or not self.plan.quick]
+        return self._feeds[key]
+
+    def export(self, variant: Variant, exporter: str) -> Exported:
+        """The file's own graph, closed at the sizes of its inputs, tidied and simplified."""
+        feeds = self._fed(variant)[0].values
+        raw = self._closed(feeds, variant)
+        half = self.plan.half and not self._stays_single
+        return Exported(
+            exporter=exporter,
+            made_at=variant,
+            any_size=False,
+            raw=raw,
+            simplify=Simplification(self.helpers, raw).result,
+            half=self.plan.half_unless_impossible if half else "no",
+            reference=GraphReference(self.original, raw, self.runtime, self.plan.quick),
+            known=False,
+        )
+
+    def reference(self, feeds: Feeds, quick: bool, fp16: bool) -> GraphReference:  # noqa: ARG002  # see `settle`
+        """The graph as it came."""
+        return GraphReference(self.original, self._closed(feeds, None), self.runtime, quick)
+
+    def narrowed(self, made: Exported, variant: Variant) -> Exported:
+        """Nodes that make or take values which no half holds, on ordinary inputs, stay in FP32."""
+        inputs = [given for given in self.inputs(variant) if given.ordinary]
+        hot = self._hot(made.simplified, inputs)
+        keep = frozenset(node.name for node in made.simplified.graph.node if hot & {*node.input, *node.output})
+        if not keep:
+            raise InputUnusable("nothing in the graph leaves the range of half precision", where=str(self.path))
+        return replace(made, simplify=lambda: made.simplified, keep=keep)
+
+    def _hot(self, model: onnx.ModelProto, inputs: Sequence[Input]) -> set[str]:
+        """The tensors that come near the largest half, or beyond it."""
+        session = self.runtime.load(model.SerializeToString(), _floats(model, element_types(model)), optimise=False)
+        traces = [session(one.feeds) for one in inputs]
+        session.close()
+        return {name for trace in traces for name, array in trace.items() if _is_hot(array)}
+
+    def _closed(self, feeds: Feeds, variant: Variant | None) -> onnx.ModelProto:
+        """The graph at the sizes of what it is fed, with its constants where weights belong."""
+        closed = onnx.ModelProto()
+        closed.CopyFrom(self.original)
+        _close(closed, feeds, open_batch=variant is not None and variant.batch is None)
+        try:
+            self.runtime.load(closed.SerializeToString()).close()
+        except InputUnusable:  # a branch that is not taken would have it otherwise
+            closed.CopyFrom(self.original)
+        tidy(closed)
+        return closed
+
+    @property
+    def _stays_single(self) -> bool:
+        """Whether there is nothing to make FP16 of, or it is done: the graph has no float32 tensor."""
+        return onnx.TensorProto.FLOAT not in element_types(self.original).values()
+
+
+class GraphReference:
+    """A graph as ONNX Runtime runs it when it changes nothing: the truth for everything made of it.
+
+    No runtime has float64 for all operators. The floor of half precision is a run in which every tensor is rounded to
+    half; that of float32 is the same in its own unit roundoff, or what ONNX Runtime's optimised run differs by,
+    whichever is larger (docs/decisions/0005).
+    """
+
+    raw_is_a_rung = checks_batches = False
+
+    def __init__(self, model: onnx.ModelProto, closed: onnx.ModelProto, runtime: IsolatedCpu, quick: bool) -> None:
+        self.model, self.closed, self.runtime, self.quick = model, closed, runtime, quick
+        self.outputs = tuple(value.name for value in model.graph.output)
+        self.rules = Rules(floor_rung=None, one_floor=quick, strict=False, gaps=True)
+        self.tensors = [] if quick else _floats(model, element_types(model), WEIGHTED)
+        self.truth = Step(ORIGINAL, self._load(model, optimise=False), "fp32")
+        self.floors: Floors = {"fp32": [FloorRun(self._load(model, optimise=True)), *self._rounded()]}
+
+    def _rounded(self) -> list[FloorRun]:
+        """The graph with every tensor rounded to half, scaled; nothing where its inner graphs do not take that."""
+        try:
+            half = self._load(round_to_half(self.model), optimise=False)
+        except InputUnusable:
+            return []
+        return [FloorRun(half, HALF_IN_SINGLE)]
+
+    def settle(self, simplified: onnx.ModelProto, keep: Collection[str]) -> None:
+        """The floor of half precision is that of the graph it is made of: simplifying takes roundings away."""
+        rounded = self._open(round_to_half(simplified, keep), simplified, optimise=False)
+        self.floors = {**self.floors, "fp16": [FloorRun(rounded)]}
+
+    def _load(self, model: onnx.ModelProto, *, optimise: bool) -> IsolatedSession:
+        return self.runtime.load(model.SerializeToString(), self.tensors, optimise=optimise)
+
+    def answers(self, inputs: Sequence[Input]) -> Tracer:  # noqa: ARG002
+        """The original, run on them one by one."""
+        return self.truth.trace
+
+    def together(self, floors: Floors, inputs: Sequence[Input]) -> Floors:  # noqa: ARG002
+        """As they are: a stranger's first axis may be anything."""
+        return floors
+
+    def foresee(self, inputs: Sequence[Input]) -> None:
+        """Nothing: its process has one thing in hand at a time."""
+
+    def open(self, model: bytes, *, one_row: bool) -> Tracer:  # noqa: ARG002
+        """The graph, with every tensor that stands for one of the original's under that one's name."""
+        changed = onnx.load_model_from_string(model)
+        return self._open(changed, changed, optimise=True)
+
+    def _open(self, model: onnx.ModelProto, named: onnx.ModelProto, *, optimise: bool) -> Tracer:
+        """A graph whose tensors are those of `named`."""
+        names = alignment.align(self.model, named) if self.tensors else {}
+        wanted = {ours: theirs for ours, theirs in names.items() if theirs in self.tensors}
+        return _Renamed(self.runtime.load(model.SerializeToString(), list(wanted), optimise=optimise), wanted)
+
+    def counts(self) -> Counts:
+        """What shape inference can tell, at the sizes of the inputs."""
+        return counting.count(self.closed)
+
+    def saturation(self) -> Saturation | None:
+        """Nobody knows what is driven where."""
+        return None
+
+
+def _is_hot(array: AnyArray) -> bool:
+    numbers = array[np.isfinite(array)] if array.dtype.kind == "f" else np.empty(0)
+    return bool(np.abs(numbers).max(initial=0) > LARGEST_HALF / 2)
+
+
+class _Renamed:
+    """A session whose tensors go by the names that they have in another graph."""
+
+    def __init__(self, session: IsolatedSession, names: Mapping[str, str]) -> None:
+        self.session, self.names = session, names
+
+    def __call__(self, feeds: Feeds) -> Mapping[str, AnyArray]:
+        found = self.session(feeds)
+        return {self.names.get(name, name): array for name, array in found.items()}
+
+
+def _floats(model: onnx.ModelProto, types: Mapping[str, int], ops: Collection[str] = ()) -> list[str]:
+    """The float tensors that nodes of the main graph make, but for the outputs; with `ops`, only those nodes."""
+    outputs = {value.name for value in model.graph.output}
+    made = (name for node in model.graph.node if not ops or node.op_type in ops for name in node.output)
+    return [name for name in made if types.get(name) == onnx.TensorProto.FLOAT and name not in outputs]
+
+
+def _sizes(model: onnx.ModelProto, variant: Variant) -> dict[str, int]:
+    """Sizes for open axes, as the variant has them. Raises UsageError for one that the graph has closed."""
+    sizes = {"batch": variant.batch or 1}
+    if variant.resolution is None:
+        return sizes
+    for slot in incoming_slots(model):
+        if slot.channels is None or slot.axes is None:
+            continue
+        for axis in (2, 3) if slot.channels == 1 else (1, 2):
+            if not isinstance(slot.axes[axis], int):
+                sizes[f"{slot.name}.{axis}"] = variant.resolution
+            elif slot.axes[axis] != variant.resolution:
+                raise UsageError(
+                    "the size of this graph is fixed",
+                    where="--res",
+                    got=str(variant.resolution),
+                    wanted=str(slot.axes[axis]),
+                    hint="leave --res out",
+                )
+    return sizes
+
+
+def _close(model: onnx.ModelProto, feeds: Feeds, *, open_batch: bool) -> None:
+    """Write the sizes of what is fed into the graph's inputs; the first axis stays open with `open_batch`."""
+    known: dict[str, int] = {}
+    for value in model.graph.input:
+        if value.name not in feeds or not value.type.tensor_type.HasField("shape"):
+            continue
+        dims = value.type.tensor_type.shape.dim
+        for axis, (dim, size) in enumerate(zip(dims, feeds[value.name].shape, strict=True)):
+            if dim.HasField("dim_value") and dim.dim_value >= 0:
+                continue
+            if open_batch and axis == 0:
+                dim.dim_param = "batch"
+                continue
+            known[dim.dim_param] = size
+            dim.dim_value = size
+    for value in model.graph.output:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.HasField("dim_param") and dim.dim_param in known:
+                dim.dim_value = known[dim.dim_param]
+    if open_batch and not any(_is_open(value) for value in model.graph.input):
+        raise InputUnusable("the batch of this graph is fixed", hint="leave --dynamic-batch out")
+
+
+def _is_open(value: onnx.ValueInfoProto) -> bool:
+    return any(dim.dim_param == "batch" for dim in value.type.tensor_type.shape.dim[:1])
+
+
+def count(source: Source, variant: Variant) -> Counts:
+    """The parameters and multiply-accumulates of a file's graph, with its open axes closed."""
+    assert source.path is not None
+    model = incoming.take(source.path).model
+    found = incoming_slots(model)
+    feeds = {slot.name: np.empty(slot.shape) for slot in sized(found, _sizes(model, variant))}
+    _close(model, feeds, open_batch=False)
+    tidy(model)
+    return counting.count(model)

@@ -31,7 +31,7 @@ def build(path: Path, profiles: Sequence[ExportProfile]) -> tuple[Engine, ...]:
         try:
             for graph in graphs.values():
                 staging.link(folder / graph)
-            builds = EngineBuilds(helpers, staging.folder, found.variant.batch, graphs)
+            builds = EngineBuilds(helpers, staging.folder, found.variant.batch, graphs, _side(found))
             builds.start(wanted)
             records = builds.finish()
             staging.add_to(_with_engines(found, profiles, records))
@@ -39,6 +39,13 @@ def build(path: Path, profiles: Sequence[ExportProfile]) -> tuple[Engine, ...]:
             helpers.close()
             staging.discard()
     return records
+
+
+def _side(found: Manifest) -> int | None:
+    """The side that the ladder was climbed at, where the graph leaves height and width open."""
+    fp32 = found.artifact("onnx-fp32")
+    is_open = fp32 is not None and any("height" in spec.shape for spec in fp32.inputs)
+    return found.variant.resolution if is_open else None
 
 
 def _precision(used: ExportProfile, graphs: dict[str, str]) -> Precision:

@@ -14,6 +14,7 @@ from edgekit.profile import ExportProfile
 
 # A dynamic batch is built for one row at the least; the middle is what the builder optimises for.
 DYNAMIC_BATCH = (1, 8, 32)
+SMALLEST_SIDE = 17  # of the one reference network that leaves its size open
 
 
 class Helpers:
@@ -44,7 +45,8 @@ class Helpers:
 class EngineBuilds:
     """One variant's engines: the first is built while the ladder is climbed, the others after it.
 
-    `graphs` says which file has which precision.
+    `graphs` says which file has which precision. `side` is what an engine for open heights and widths is best at; it
+    takes half of that and twice as much.
     """
 
     def __init__(
@@ -53,8 +55,9 @@ class EngineBuilds:
         folder: Path,
         batch: int | None,
         graphs: dict[str, str],
+        side: int | None = None,
     ) -> None:
-        self.helpers, self.folder, self.batch, self.graphs = helpers, folder, batch, graphs
+        self.helpers, self.folder, self.batch, self.graphs, self.side = helpers, folder, batch, graphs, side
         self.wanted: list[tuple[ExportProfile, Precision]] = []
         self.pending: engines.PendingEngine | None = None
 
@@ -92,5 +95,6 @@ class EngineBuilds:
             self.folder / f"model.{profile.name}.engine",
             precision,
             batch=DYNAMIC_BATCH if self.batch is None else None,
+            sides=None if self.side is None else (max(self.side // 2, SMALLEST_SIDE), self.side, 2 * self.side),
             builder=self.helpers.builders.get(profile.flavour),
         )

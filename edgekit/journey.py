@@ -97,7 +97,7 @@ class Journey:
         try:
             inputs = self.subject.inputs(variant)
             tell("parity")
-            builds = EngineBuilds(self.helpers, staging.folder, variant.batch, GRAPH_FILES)
+            builds = EngineBuilds(self.helpers, staging.folder, variant.batch, GRAPH_FILES, self.subject.side(variant))
             proven = self._prove(variant, inputs, lambda graphs: self._stage(staging, graphs, builds))
             artifacts = self._artifacts(staging, proven, inputs)
             tell("engine")

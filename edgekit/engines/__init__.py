@@ -68,15 +68,19 @@ def build_engine(
     precision: EnginePrecision,
     *,
     batch: Batch | None = None,
+    sides: Batch | None = None,
     inputs: tuple[TensorSpec, ...] = (),
     builder: Builder | None = None,
 ) -> Engine:
     """Build the profile's engine from an ONNX file whose types are of that precision, if it is to be built here.
 
-    `batch` (min, opt, max) is for graphs with a dynamic batch. `inputs` of the graph complete the command for a board.
-    `builder` is a running one of the profile's flavour; without it, one is started for this engine.
+    `batch` (min, opt, max) is for graphs with a dynamic batch, `sides` for open heights and widths. `inputs` of the
+    graph complete the command for a board. `builder` is a running one of the profile's flavour; without it, one is
+    started for this engine.
     """
-    return start_engine(profile, onnx_path, out_path, precision, batch=batch, inputs=inputs, builder=builder).finish()
+    return start_engine(
+        profile, onnx_path, out_path, precision, batch=batch, sides=sides, inputs=inputs, builder=builder
+    ).finish()
 
 
 def start_engine(
@@ -86,6 +90,7 @@ def start_engine(
     precision: EnginePrecision,
     *,
     batch: Batch | None = None,
+    sides: Batch | None = None,
     inputs: tuple[TensorSpec, ...] = (),
     builder: Builder | None = None,
 ) -> PendingEngine:
@@ -99,7 +104,7 @@ def start_engine(
         )
     try:
         flavour(profile.flavour).check_installed()
-        request = _request(profile, onnx_path, out_path, precision, batch)
+        request = _request(profile, onnx_path, out_path, precision, batch, sides)
         used = builder or flavour(profile.flavour).builder()
         used.submit(request)
     except EdgekitError as error:
@@ -108,7 +113,12 @@ def start_engine(
 
 
 def _request(
-    profile: ExportProfile, onnx_path: Path, out_path: Path, precision: EnginePrecision, batch: Batch | None
+    profile: ExportProfile,
+    onnx_path: Path,
+    out_path: Path,
+    precision: EnginePrecision,
+    batch: Batch | None,
+    sides: Batch | None,
 ) -> BuildRequest:
     return BuildRequest(
         onnx_path,
@@ -119,6 +129,7 @@ def _request(
         profile.fp16,
         profile.workspace_mib,
         profile.optimization_level,
+        sides,
     )
 
 

@@ -17,7 +17,8 @@ LEVELS = range(6)
 class BuildRequest:
     """One plan: from which graph, to which file, in which precision, for which compute capabilities ("sm86").
 
-    `batch` is (min, opt, max) for a graph with a dynamic batch, None for a static one. `fp16_mode` "typed" takes the
+    `batch` is (min, opt, max) for a graph with a dynamic batch, None for a static one, and `sides` the same for open
+    heights and widths. `fp16_mode` "typed" takes the
     precision from the graph's own types; "flag" (TensorRT 8) allows FP16 by a builder flag. `workspace_mib` and
     `optimization_level` None leave TensorRT's defaults. Raises UsageError for what contradicts itself.
     """
@@ -30,13 +31,15 @@ class BuildRequest:
     fp16_mode: Literal["typed", "flag"] = "typed"
     workspace_mib: int | None = None
     optimization_level: int | None = None
+    sides: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
         # TensorRT takes most of these silently: a minimum of 0 as a static batch, a level of -1 as the default.
         if self.precision not in ("fp16", "fp32"):
             raise _contradiction("precision", str(self.precision), "fp16 or fp32")
-        if self.batch is not None and not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2]:
-            raise _contradiction("batch", str(self.batch), "1 <= min <= opt <= max")
+        for name, span in (("batch", self.batch), ("sides", self.sides)):
+            if span is not None and not 1 <= span[0] <= span[1] <= span[2]:
+                raise _contradiction(name, str(span), "1 <= min <= opt <= max")
         if self.workspace_mib is not None and self.workspace_mib < 1:
             raise _contradiction("workspace_mib", str(self.workspace_mib), "a number of MiB above 0")
         if self.optimization_level is not None and self.optimization_level not in LEVELS:

@@ -286,26 +286,35 @@ def _strongly_typed(request: BuildRequest) -> bool:
 
 
 def _profile(network: Network, request: BuildRequest) -> Profile:
-    """The range of batches for every input; a graph and a request that contradict each other are refused."""
+    """The ranges of every input; a graph and a request that contradict each other are refused."""
     profile = Profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         shape = tuple(tensor.shape)
-        if request.batch is None and -1 not in shape:
-            profile.add(tensor.name, min=shape, opt=shape, max=shape)
-        elif request.batch is not None and shape[:1] == (-1,) and -1 not in shape[1:]:
-            profile.add(tensor.name, **_shapes(request.batch, shape[1:]))
-        else:
+        if (request.batch is not None and shape[:1] != (-1,)) or not _closes(request, shape):
             raise _contradicts(tensor.name, shape, request)
+        sizes = {name: _shape(request, shape, which) for which, name in enumerate(("min", "opt", "max"))}
+        profile.add(tensor.name, **sizes)
     return profile
 
 
-def _shapes(batch: tuple[int, int, int], rest: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    return {name: (size, *rest) for name, size in zip(("min", "opt", "max"), batch, strict=True)}
+def _closes(request: BuildRequest, shape: tuple[int, ...]) -> bool:
+    """Whether the request says something of every axis that is open."""
+    return all(size != -1 or _range(request, axis) is not None for axis, size in enumerate(shape))
+
+
+def _range(request: BuildRequest, axis: int) -> tuple[int, int, int] | None:
+    return request.batch if axis == 0 else request.sides if axis in (2, 3) else None
+
+
+def _shape(request: BuildRequest, shape: tuple[int, ...], which: int) -> tuple[int, ...]:
+    ranges = [_range(request, axis) or (size,) * 3 for axis, size in enumerate(shape)]
+    return tuple(span[which] if size == -1 else size for size, span in zip(shape, ranges, strict=True))
 
 
 def _contradicts(name: str, shape: tuple[int, ...], request: BuildRequest) -> UsageError:
     wanted = "static dimensions" if request.batch is None else "a dynamic batch and no other dynamic dimension"
+    wanted += "" if request.sides is None else ", height and width aside"
     return UsageError(
         "the graph's input and the batch that was asked for contradict each other",
         where=f"input {name} of {request.onnx_path}",

@@ -35,10 +35,19 @@ NEWEST_TORCHSCRIPT_OPSET = 20
 
 @dataclass(frozen=True)
 class Signature:
-    """The names of a network's inputs and outputs, in the order of its `forward` and of what that returns."""
+    """The names of a network's inputs and outputs, in the order of its `forward` and of what that returns.
+
+    With `open_size` they are images of any height and width.
+    """
 
     inputs: tuple[str, ...] = (IMAGE,)
     outputs: tuple[str, ...] = (LOGITS,)
+    open_size: bool = False
+
+    def axes(self, dynamic_batch: bool) -> dict[int, str]:
+        """The axes that stay open, by what they are called, the same in every input and output."""
+        batch = {0: "batch"} if dynamic_batch else {}
+        return batch | ({2: "height", 3: "width"} if self.open_size else {})
 
 
 @dataclass(frozen=True)
@@ -213,7 +222,7 @@ def _torchscript(
     folded: nn.Module, examples: tuple[Tensor, ...], opset: int, dynamic_batch: bool, signature: Signature
 ) -> bytes:
     buffer = io.BytesIO()
-    axes = {name: {0: "batch"} for name in (*signature.inputs, *signature.outputs)} if dynamic_batch else None
+    axes = {name: signature.axes(dynamic_batch) for name in (*signature.inputs, *signature.outputs)}
     with warnings.catch_warnings(), torch.inference_mode():
         # This exporter is deprecated upstream. It is the default here because it is ten times faster and its
         # result is measured against PyTorch on every export; the other one stays selectable.
@@ -234,7 +243,7 @@ def _torchscript(
 def _dynamo(
     folded: nn.Module, examples: tuple[Tensor, ...], opset: int, dynamic_batch: bool, signature: Signature
 ) -> bytes:
-    shapes = {0: torch.export.Dim("batch", min=1, max=4096)} if dynamic_batch else None
+    shapes = {axis: torch.export.Dim(name, min=1, max=4096) for axis, name in signature.axes(dynamic_batch).items()}
     if dynamic_batch and examples[0].shape[0] == 1:  # torch.export specialises on a size of 1
         examples = tuple(torch.cat([example, example]) for example in examples)
     with warnings.catch_warnings(), _silent_logs():

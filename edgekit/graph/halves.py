@@ -18,14 +18,14 @@ ROUNDED, EXACT = ":half", ":exact"
 def round_to_half(model: ModelProto, keep: Collection[str] = ()) -> ModelProto:
     """A new model whose float32 weights and node outputs are rounded to the nearest half; names stay as they are.
 
-    What passes between nodes that are named in `keep` is not rounded. Inside of If, Loop and Scan nothing is rounded,
-    only what comes out.
+    What passes between nodes that are named in `keep` is not rounded, nor are weights that only they read. Inside of
+    If, Loop and Scan nothing is rounded, only what comes out.
     """
-    types, single = element_types(model), _between(model, keep)
+    types, single = element_types(model), _between(model, {name for name in keep if name})
     rounded = ModelProto()
     rounded.CopyFrom(model)
     for tensor in rounded.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT:
+        if tensor.data_type == TensorProto.FLOAT and tensor.name not in single:
             _round_tensor(tensor)
     nodes = [made for node in rounded.graph.node for made in _rounding(node, types, single)]
     inputs = [_rounded_input(rounded, value) for value in rounded.graph.input if value.name in _fed(rounded)]
@@ -45,11 +45,11 @@ def element_types(model: ModelProto) -> dict[str, int]:
 
 
 def _between(model: ModelProto, kept: Collection[str]) -> set[str]:
-    """The tensors that kept nodes make, and only kept nodes read."""
+    """The tensors that kept nodes make or are given as weights, and only kept nodes read."""
     read_by_others = {name for node in model.graph.node if node.name not in kept for name in node.input}
     read_by_others |= {value.name for value in model.graph.output}
-    made = {name for node in model.graph.node if node.name in kept for name in node.output}
-    return made - read_by_others
+    own = {name for node in model.graph.node if node.name in kept for name in (*node.input, *node.output)}
+    return own - read_by_others
 
 
 def _fed(model: ModelProto) -> set[str]:

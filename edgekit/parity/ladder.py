@@ -339,9 +339,10 @@ class _Ascent:
 
     def _stacked(self, name: str, output: str) -> AnyArray | None:
         kept = [found[output] for found in self.outputs[name] if output in found]
-        if len(kept) != len(self.ordinary) or len({array.shape[1:] for array in kept}) != 1 or kept[0].ndim == 0:
+        if len(kept) != len(self.ordinary) or kept[0].ndim == 0:
             return None
-        return np.concatenate(kept)
+        alike = [array for array in kept if array.shape[1:] == kept[0].shape[1:]]
+        return np.concatenate(alike) if len(alike) >= sum(self.ordinary) else None
 
     def _liveness(self, output: str) -> Liveness:
         truth = zip(self.outputs[self.truth.name], self.heights, self.ordinary, strict=True)

@@ -140,6 +140,9 @@ class Subject(Protocol):
     def inputs(self, variant: Variant) -> list[Input]:
         """What to feed the network on its ladder, at the variant's size and batch."""
 
+    def side(self, variant: Variant) -> int | None:
+        """The side of its images where the graph leaves that open."""
+
     def reference(self, feeds: Feeds, quick: bool, fp16: bool) -> AnyReference:
         """What graphs of it that are there already must agree with."""
 

@@ -6,6 +6,7 @@ Whatever runs a stranger's graph runs in a process of its own, with limits on ti
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
@@ -78,12 +79,13 @@ class GraphSubject:
         feeds = self._fed(variant)[0].values
         raw = self._closed(feeds, variant)
         half = self.plan.half and not self._stays_single
+        simplification = Simplification(self.helpers, raw)
         return Exported(
             exporter=exporter,
             made_at=variant,
             any_size=False,
             raw=raw,
-            simplify=Simplification(self.helpers, raw).result,
+            simplify=lambda: _named(simplification.result()),
             half=self.plan.half_unless_impossible if half else "no",
             reference=GraphReference(self.original, raw, self.runtime, self.plan.quick),
             known=False,
@@ -92,6 +94,10 @@ class GraphSubject:
     def reference(self, feeds: Feeds, quick: bool, fp16: bool) -> GraphReference:  # noqa: ARG002  # see `settle`
         """The graph as it came."""
         return GraphReference(self.original, self._closed(feeds, None), self.runtime, quick)
+
+    def side(self, variant: Variant) -> int | None:  # noqa: ARG002
+        """Every graph is closed."""
+        return None
 
     def narrowed(self, made: Exported, variant: Variant) -> Exported:
         """Nodes that make or take values which no half holds, on ordinary inputs, stay in FP32."""
@@ -119,7 +125,7 @@ class GraphSubject:
         except InputUnusable:  # a branch that is not taken would have it otherwise
             closed.CopyFrom(self.original)
         tidy(closed)
-        return closed
+        return _named(closed)
 
     @property
     def _stays_single(self) -> bool:
@@ -190,6 +196,15 @@ class GraphReference:
     def saturation(self) -> Saturation | None:
         """Nobody knows what is driven where."""
         return None
+
+
+def _named(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Nodes without a name of their own are called by what they make: what becomes of them in FP16 is told by name."""
+    taken = Counter(node.name for node in model.graph.node)
+    for node in model.graph.node:
+        if not node.name or taken[node.name] > 1:
+            node.name = f"{node.op_type}:{next(filter(None, node.output), '')}"
+    return model
 
 
 def _is_hot(array: AnyArray) -> bool:

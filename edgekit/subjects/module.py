@@ -21,6 +21,7 @@ from edgekit.graph.tidy import tidy
 from edgekit.helpers import Helpers
 from edgekit.images import load_image
 from edgekit.manifest import TensorSpec
+from edgekit.models._blocks import AnySize
 from edgekit.models._counting import Counter, Counts
 from edgekit.parity.inputs import around, ladder_inputs
 from edgekit.parity.ladder import Input
@@ -40,7 +41,8 @@ class ModuleSubject:
     def __init__(self, source: Source, variant: Variant, plan: Plan, helpers: Helpers) -> None:
         self.source, self.plan, self.helpers = source, plan, helpers
         self.loaded: Loaded = sources.load(source, variant, plan.weights_of(variant), plan.inputs)
-        self.signature = Signature(tuple(spec.name for spec in self.loaded.inputs), self.loaded.outputs)
+        open_size = isinstance(self.loaded.module, AnySize) and self.loaded.module.dynamic
+        self.signature = Signature(tuple(spec.name for spec in self.loaded.inputs), self.loaded.outputs, open_size)
         self.contract = self.loaded.preprocessing
         self.notes = self.loaded.notes
         self.digest = checkpoints.digest(self.loaded.module.state_dict())
@@ -53,7 +55,11 @@ class ModuleSubject:
             return around(_rows(self.loaded, batch), quick)
         contract, side = self.contract or IMAGENET, variant.resolution or self.loaded.resolution
         images = [load_image(path, contract, side) for path in self.plan.images]
-        return ladder_inputs(contract, side, batch, images, quick, self.signature.inputs[0])
+        inputs = ladder_inputs(contract, side, batch, images, quick, self.signature.inputs[0])
+        if self.signature.open_size:  # what holds at one size need not at another
+            (other,) = ladder_inputs(contract, side + side // 4, batch, (), True, self.signature.inputs[0])[:1]
+            inputs.insert(-1, Input("other-size", other.feeds, ordinary=False))
+        return inputs
 
     def export(self, variant: Variant, exporter: str) -> Exported:
         """Its graphs at the variant's own size; the next exporter's where this one cannot express the module."""
@@ -81,6 +87,10 @@ class ModuleSubject:
             known=self._is_known,
             reference=self._reference(folded, self._wanted(anchors, named), self.plan.quick, self.plan.half, long_sums),
         )
+
+    def side(self, variant: Variant) -> int | None:
+        """The variant's resolution, where the module takes any in one graph."""
+        return variant.resolution if self.signature.open_size else None
 
     def narrowed(self, made: Exported, variant: Variant) -> Exported:
         """Not for modules: the floor of half precision would overflow all the same."""

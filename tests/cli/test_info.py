@@ -230,7 +230,9 @@ def test_a_mistake_on_the_command_line_is_told_in_one_message(
     assert_refused(edgekit(*arguments), 2, words)
 
 
-@pytest.mark.parametrize("arguments", [["models", "mobilenet_v2", "--res", "161"], ["profiles", "x"], ["models", "--num-classes", "z"]])
+@pytest.mark.parametrize(
+    "arguments", [["models", "mobilenet_v2", "--res", "161"], ["profiles", "x"], ["models", "--num-classes", "z"]]
+)
 def test_a_mistake_is_one_json_object_where_json_was_asked_for(arguments: list[str], edgekit: Edgekit) -> None:
     ran = edgekit(*arguments, "--json")
     assert ran.code == 2

@@ -12,13 +12,24 @@ from torch import nn
 
 from edgekit import sources
 from edgekit.graph.fp16 import to_fp16
-from edgekit.graph.from_torch import IMAGE, Anchor, export_onnx, find_anchors, fold_batch_norms, name_anchors
+from edgekit.graph.from_torch import (
+    IMAGE,
+    LOGITS,
+    Anchor,
+    Signature,
+    export_onnx,
+    find_anchors,
+    fold_batch_norms,
+    name_anchors,
+)
+from edgekit.graph.tidy import tidy
 from edgekit.parity.inputs import ladder_inputs
 from edgekit.parity.ladder import FloorRun, Input, Tracer
 from edgekit.parity.metrics import AnyArray, Feeds
 from edgekit.parity.report import ParityReport, Rung
-from edgekit.preprocessing import IMAGENET
+from edgekit.preprocessing import IMAGENET, Preprocessing
 from edgekit.proof import Graphs, Reference, prove
+from edgekit.runtimes.long_sums import LONG, LongSums
 from edgekit.variant import Variant
 
 RESOLUTION = 96
@@ -35,6 +46,8 @@ class Subject:
     anchors: list[Anchor]
     exported: bytes
     inputs: list[Input]
+    output: str = LOGITS
+    long_sums: bool = False
 
     @cached_property
     def fp16(self) -> bytes:
@@ -44,7 +57,15 @@ class Subject:
     @cached_property
     def reference(self) -> Reference:
         """The truth and the floors. They are run once: what differs between two tests is the graph."""
-        reference = Reference(self.module, self.folded, self.anchors, quick=False, fp16=True)
+        reference = Reference(
+            self.module,
+            self.folded,
+            self.anchors,
+            quick=False,
+            fp16=True,
+            signature=Signature(outputs=(self.output,)),
+            long_sums=self.long_sums,
+        )
         reference.truth = replace(reference.truth, trace=remembered(reference.truth.trace))
         reference.floors = {
             precision: [FloorRun(remembered(part.trace), part.scale) for part in parts]
@@ -65,7 +86,11 @@ class Subject:
     def after(self, layer: str) -> str:
         """The anchor that is computed next; the network's output after the last."""
         names = [anchor.name for anchor in self.anchors if not anchor.is_output]
-        return [*names, "logits"][names.index(layer) + 1]
+        return [*names, self.output][names.index(layer) + 1]
+
+    def compared_as(self, layer: str) -> str:
+        """The name of a layer's own output: that of the network's where it is one."""
+        return self.output if any(it.is_output for it in self.anchors if it.name == layer) else layer
 
 
 def subject(model: str, alpha: float, resolution: int = RESOLUTION) -> Subject:
@@ -74,14 +99,29 @@ def subject(model: str, alpha: float, resolution: int = RESOLUTION) -> Subject:
     return subject_of(variant, sources.network(variant, sources.SeedWeights(0)))
 
 
-def subject_of(variant: Variant, module: nn.Module) -> Subject:
+def loaded_subject(variant: Variant) -> Subject:
+    """The same for any reference network: with its own preprocessing and output, and its graph tidied up."""
+    loaded = sources.load(sources.parse_source(variant.model), variant, sources.SeedWeights(0))
+    assert loaded.preprocessing is not None
+    made = subject_of(variant, loaded.module, loaded.preprocessing, *loaded.outputs)
+    graph = made.graph()
+    tidy(graph)
+    return replace(made, exported=bytes(graph.SerializeToString()))
+
+
+def subject_of(
+    variant: Variant, module: nn.Module, contract: Preprocessing = IMAGENET, output: str = LOGITS
+) -> Subject:
     """A network with the weights that it has, exported."""
-    folded, inputs = fold_batch_norms(module), ladder_inputs(IMAGENET, variant.resolution, 1)
+    folded, inputs = fold_batch_norms(module), ladder_inputs(contract, variant.resolution, 1)
     example = torch.from_numpy(inputs[0].feeds[IMAGE])
-    graph = onnx.load_model_from_string(export_onnx(folded, example, OPSET))
-    anchors = find_anchors(module, example)
+    graph = onnx.load_model_from_string(export_onnx(folded, example, OPSET, signature=Signature(outputs=(output,))))
+    with LongSums() as sums:
+        anchors = find_anchors(module, example)
     name_anchors(graph, folded, anchors)
-    return Subject(variant, module, folded, anchors, graph.SerializeToString(), inputs)
+    return Subject(
+        variant, module, folded, anchors, graph.SerializeToString(), inputs, output, long_sums=sums.longest > LONG
+    )
 
 
 def reference_of(module: nn.Module, feeds: Feeds, fp16: bool) -> Reference:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import onnx
 import pytest
 from onnx import helper
@@ -21,6 +20,8 @@ from planted import (
     SMALL_EPSILON,
     SWAPPED,
     Fault,
+    size_in_tolerances,
+    times_tolerance,
 )
 from subjects import Subject, half, rung, subject_of
 
@@ -28,10 +29,6 @@ from edgekit.graph.from_torch import name_anchors
 from edgekit.graph.simplify import Simplifier
 from edgekit.models import _create
 from edgekit.models._init import initialise
-from edgekit.parity.metrics import distance
-from edgekit.parity.report import Rung
-from edgekit.parity.tolerance import Precision, excess, tolerance
-from edgekit.runtimes.onnxruntime_cpu import CpuSession
 from edgekit.variant import Variant
 
 # One worker, so that the networks are made once.
@@ -95,21 +92,6 @@ def each(planted: list[tuple[str, Fault, list[str]]]) -> pytest.MarkDecorator:
 def once_each(planted: list[tuple[str, Fault, list[str]]]) -> pytest.MarkDecorator:
     """A test for every network and fault, in the layer in the middle."""
     return each([(model, fault, layers[len(layers) // 2 :][:1]) for model, fault, layers in planted])
-
-
-def times_tolerance(found: Rung) -> float:
-    return np.inf if found.error is None or found.tolerance is None else found.error / found.tolerance
-
-
-def size_in_tolerances(subject: Subject, faulty: onnx.ModelProto, tensor: str, precision: Precision) -> float:
-    """How far the fault alone moves a tensor, in tolerances of that precision: the most over all inputs."""
-    session = CpuSession(faulty, [tensor])
-    sizes = []
-    for given in subject.inputs:
-        truth = subject.reference.truth.trace(given.feeds)[tensor]
-        floor = distance(subject.reference.floors[precision][0].trace(given.feeds)[tensor], truth)
-        sizes.append(excess(distance(session(given.feeds)[tensor], truth), tolerance(floor, precision)))
-    return max(sizes)
 
 
 @each(PLANTED)

@@ -1,4 +1,7 @@
-"""A look at an ONNX file before TensorRT sees it: its parser takes empty files, text and any opset without a word."""
+"""A look at an ONNX file before TensorRT sees it: its parser takes empty files, text and any opset without a word.
+
+Whether a file is a sound model at all is for `graph/incoming.py` to say; here is what TensorRT does not take of one.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
-from onnx.external_data_helper import uses_external_data
+from onnx import ModelProto, NodeProto, TensorProto
 
 from edgekit.engines.receipt import KEPT_FP32_KEY, Layer
 from edgekit.errors import InputUnusable
+from edgekit.graph.incoming import read_model
+from edgekit.graph.structure import check_graph
 
 MIN_OPSET = 9  # the oldest that NVIDIA supports officially; the parser reads older ones, and not always rightly
-MAX_PROTOBUF_BYTES = 2**31 - 1
+# TensorRT-RTX builds 2,500 unary nodes in a row and is killed by 3,000: it fuses them, recursing on 8 MB of stack.
+MAX_CHAIN = 2000
 # ONNX's own, and those whose operators mean what ONNX's of the same name mean.
 TRUSTED_DOMAINS = ("", "ai.onnx", "com.microsoft", "trt")
 COMPUTE_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum"})
@@ -39,13 +43,11 @@ class Screened:
 
 def screen(path: Path, max_opset: int) -> Screened:
     """Check that TensorRT may be given this file. Raises InputUnusable with what is wrong with it."""
-    model = _load(path)
-    for what, count in (("nodes", len(model.graph.node)), ("outputs", len(model.graph.output))):
-        if count == 0:
-            raise _unusable(path, f"a graph without {what}", "a network with inputs, nodes and outputs")
+    model = read_model(path, weights=False)
+    check_graph(model, str(path))
     _check_opset(path, model, max_opset)
     _check_domains(path, model)
-    _check_external_data(path, model)
+    _check_chains(path, model)
     return Screened(
         tuple(_layers(model)),
         tuple((node.op_type, node.name) for node in model.graph.node),
@@ -53,20 +55,6 @@ def screen(path: Path, max_opset: int) -> Screened:
             name for entry in model.metadata_props if entry.key == KEPT_FP32_KEY for name in entry.value.split("\n")
         ),
     )
-
-
-def _load(path: Path) -> ModelProto:
-    try:
-        size = path.stat().st_size
-        if size == 0:
-            raise _unusable(path, "an empty file", "an ONNX model")
-        if size > MAX_PROTOBUF_BYTES:
-            raise _unusable(path, f"{size} bytes", "at most 2 GB: larger models keep their weights beside the file")
-        return onnx.load_model_from_string(path.read_bytes())
-    except OSError as error:
-        raise InputUnusable("the ONNX file cannot be read", where=str(path), got=error.strerror) from error
-    except DecodeError as error:
-        raise _unusable(path, "something else, or a part of one", "an ONNX model") from error
 
 
 def _check_opset(path: Path, model: ModelProto, max_opset: int) -> None:
@@ -93,30 +81,22 @@ def _check_domains(path: Path, model: ModelProto) -> None:
             raise _unusable(path, f"operator {node.op_type} {node.name!r} of domain {node.domain!r}", wanted)
 
 
-def _check_external_data(path: Path, model: ModelProto) -> None:
-    """A model from elsewhere must not read files from outside its own folder."""
-    folder = path.parent.resolve()
-    for tensor in _tensors(model.graph):
-        if uses_external_data(tensor):
-            location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-            file = (folder / location).resolve()
-            if not location or not file.is_relative_to(folder):
-                raise _unusable(path, f"weights of {tensor.name} in {location!r}", "a file in the model's own folder")
-            if not file.is_file():
-                raise _unusable(path, f"no file {location!r} with the weights of {tensor.name}", "it beside the model")
-
-
-def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.TENSOR:
-                yield attribute.t
-            yield from attribute.tensors
-            if attribute.type == AttributeProto.GRAPH:
-                yield from _tensors(attribute.g)
-            for inner in attribute.graphs:
-                yield from _tensors(inner)
+def _check_chains(path: Path, model: ModelProto) -> None:
+    """Nodes with one input that follow each other are fused, however many they are."""
+    length: dict[str, int] = {}
+    for node in model.graph.node:
+        if len(set(node.input)) != 1 or node.op_type in COMPUTE_OPS:
+            continue
+        here = length.get(node.input[0], 0) + 1
+        if here > MAX_CHAIN:
+            raise InputUnusable(
+                "TensorRT does not survive so many unary nodes in a row",
+                where=f"{path}: node {node.name or node.output[0]}",
+                got=f"more than {MAX_CHAIN}, the last a {node.op_type}",
+                wanted=f"at most {MAX_CHAIN}",
+                hint="leave the engine out: --no-engine",
+            )
+        length |= dict.fromkeys(node.output, here)
 
 
 def _layers(model: ModelProto) -> Iterator[Layer]:

@@ -8,7 +8,7 @@ the graph's metadata, and the receipt (engines/receipt.py) allows that and nothi
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, MutableSequence
 
 import numpy as np
 import onnx
@@ -46,6 +46,8 @@ def to_fp16(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelPro
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
+    _part_outputs(copy)
+    _name_nodes(copy)
     kept = _kept(copy, keep)
     _refuse_overflow(copy, kept)
     _separate(copy, kept)
@@ -64,6 +66,7 @@ def to_fp16(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelPro
     except ValueError as error:
         raise InputUnusable("the graph cannot be converted to FP16", got=str(error).splitlines()[0]) from error
     _retarget_casts(model, converted, kept)
+    _hand_out_single(model, converted)
     _check_weights(model, converted)
     del converted.graph.value_info[:]
     if kept:
@@ -103,12 +106,69 @@ def kept_fp32(model: bytes) -> frozenset[str]:
     return frozenset(declared.split("\n")) - {""}
 
 
+def _part_outputs(model: onnx.ModelProto) -> None:
+    """Hand out a copy of every output that nodes read, too: outside it is FP32, inside it may be a half."""
+    read = {name for node in model.graph.node for name in node.input}
+    for value in model.graph.output:
+        if value.name in read and any(value.name in node.output for node in model.graph.node):
+            inner = f"{value.name}:inner"
+            for node in model.graph.node:
+                _rename(node.input, value.name, inner)
+                _rename(node.output, value.name, inner)
+            model.graph.node.append(onnx.helper.make_node("Identity", [inner], [value.name], f"{value.name}:copy"))
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Give every node a name of its own: the converter names its casts after them."""
+    taken = {node.name for node in model.graph.node}
+    for number, node in enumerate(model.graph.node):
+        if not node.name:
+            name = f"{node.op_type}:{next(iter(node.output), number)}"
+            node.name = name if name not in taken else f"{name}:{number}"
+            taken.add(node.name)
+
+
+def _hand_out_single(model: onnx.ModelProto, converted: onnx.ModelProto) -> None:
+    """Cast to FP32 what the converter hands out in half: outputs that a kept node makes, or that nodes read, too."""
+    halves = {name for name, kind in _made_types(converted).items() if kind == TensorProto.FLOAT16}
+    for value in model.graph.output:
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT and value.name in halves:
+            inner = f"{value.name}:half"
+            for node in converted.graph.node:
+                _rename(node.input, value.name, inner)
+                _rename(node.output, value.name, inner)
+            cast = onnx.helper.make_node("Cast", [inner], [value.name], f"{value.name}:single", to=TensorProto.FLOAT)
+            converted.graph.node.append(cast)
+    single = {v.name for v in model.graph.output if v.type.tensor_type.elem_type == TensorProto.FLOAT}
+    for value in converted.graph.output:
+        if value.name in single:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+
+
+def _made_types(model: onnx.ModelProto) -> dict[str, int]:
+    """The element types of the outputs, as what makes them has it."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    del probe.graph.output[:], probe.graph.value_info[:]
+    probe.graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in model.graph.output)
+    try:
+        found = onnx.shape_inference.infer_shapes(probe).graph
+    except onnx.shape_inference.InferenceError:
+        return {}
+    return {value.name: value.type.tensor_type.elem_type for value in (*found.value_info, *found.output)}
+
+
+def _rename(names: MutableSequence[str], before: str, after: str) -> None:
+    for index, name in enumerate(names):
+        if name == before:
+            names[index] = after
+
+
 def _kept(model: onnx.ModelProto, keep: Collection[str]) -> set[str]:
-    """Names of the nodes that stay in FP32; those that have none get one from their first output."""
+    """Names of the nodes that stay in FP32."""
     kept = set()
     for node in model.graph.node:
         if node.op_type in (*WITHOUT_HALF, *SQUARING) or (node.name and node.name in keep):
-            node.name = node.name or f"{node.op_type}:{next(iter(node.output), '')}"
             kept.add(node.name)
     return kept
 

@@ -98,6 +98,9 @@ def clone(module: nn.Module, change: Callable[[Tensor], Tensor] = lambda tensor:
 def _clone(module: nn.Module, change: Callable[[Tensor], Tensor], seen: dict[int, nn.Module]) -> nn.Module:
     if id(module) in seen:  # used twice in the network, once in the copy as well
         return seen[id(module)]
+    if isinstance(module, torch.jit.ScriptModule):
+        seen[id(module)] = _clone_script(module, change)
+        return seen[id(module)]
     copied = seen[id(module)] = copy.copy(module)
     for name, value in vars(module).items():
         if isinstance(value, dict):  # tensors, children, hooks: the copy must not write to the original's
@@ -114,6 +117,14 @@ def _clone(module: nn.Module, change: Callable[[Tensor], Tensor], seen: dict[int
     return copied
 
 
+def _clone_script(module: torch.jit.ScriptModule, change: Callable[[Tensor], Tensor]) -> torch.jit.ScriptModule:
+    """Its tensors lie in an object of C++, which is copied as a whole."""
+    copied: torch.jit.ScriptModule = copy.deepcopy(module)
+    for tensor in [*copied.parameters(), *copied.buffers()]:
+        tensor.data = change(tensor.detach())
+    return copied
+
+
 def fold_batch_norms(module: nn.Module, pairs: Mapping[str, str] | None = None) -> nn.Module:
     """A copy of `module` (in eval mode) with every batch norm folded into its layer, in float64.
 
@@ -124,7 +135,9 @@ def fold_batch_norms(module: nn.Module, pairs: Mapping[str, str] | None = None) 
         _fold(folded.get_submodule(layer_path), folded.get_submodule(norm_path))
         parent, _, child = norm_path.rpartition(".")
         folded.get_submodule(parent).register_module(child, Folded())
-    return folded.eval().requires_grad_(False)
+    for parameter in folded.parameters():  # TorchScript has no Module.requires_grad_
+        parameter.requires_grad_(False)
+    return folded.eval()
 
 
 def _fold(layer: nn.Module, norm: nn.Module) -> None:
@@ -218,6 +231,11 @@ def _wrong_opset(exporter: str, got: str, wanted: int) -> InputUnusable:
     )
 
 
+def _holds_script(module: nn.Module) -> bool:
+    """Whether a part of it is TorchScript: torch.onnx traces a network made of it, but not one around it."""
+    return any(isinstance(part, torch.jit.ScriptModule) for part in module.modules())
+
+
 def _torchscript(
     folded: nn.Module, examples: tuple[Tensor, ...], opset: int, dynamic_batch: bool, signature: Signature
 ) -> bytes:
@@ -228,7 +246,7 @@ def _torchscript(
         # result is measured against PyTorch on every export; the other one stays selectable.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            folded,
+            torch.jit.trace(folded, examples, check_trace=False) if _holds_script(folded) else folded,  # type: ignore[no-untyped-call]
             examples,
             buffer,  # type: ignore[arg-type]  # annotated for the other exporter, which takes paths only
             dynamo=False,
@@ -298,12 +316,28 @@ def name_anchors(model: onnx.ModelProto, folded: nn.Module, anchors: list[Anchor
             continue
         node, _ = nodes[place]
         del nodes[: place + 1]
+        result = _with_bias(model, node, folded.get_submodule(anchor.name).bias)
+        if result is None:
+            continue
         node.name = anchor.name
         named.append(anchor)
         if not anchor.is_output:
-            renamed[node.output[0]] = anchor.name
+            renamed[result] = anchor.name
     _rename_tensors(model, renamed)
     return named
+
+
+def _with_bias(model: onnx.ModelProto, node: onnx.NodeProto, bias: object) -> str | None:
+    """The tensor that is the layer's output: a MatMul leaves the bias to an Add. None where there is no such tensor."""
+    if not isinstance(bias, Tensor) or node.op_type != "MatMul":
+        return str(node.output[0])
+    readers = [reader for reader in model.graph.node if node.output[0] in reader.input]
+    held = {tensor.name: tensor for tensor in model.graph.initializer}
+    for reader in readers:
+        others = [held[name] for name in reader.input if name in held]
+        if reader.op_type == "Add" and any(_same_weight(other, bias) for other in others):
+            return str(reader.output[0]) if len(readers) == 1 else None
+    return None
 
 
 def _weighted_nodes(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, onnx.TensorProto]]:

@@ -11,6 +11,7 @@ import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, numpy_helper
 
+from edgekit.arrays import list_arrays
 from edgekit.errors import InputUnusable
 from edgekit.graph.incoming import tensor_bytes
 from edgekit.graph.interface import FLOATS, INTEGERS, MAX_FEED_BYTES, Slot
@@ -54,18 +55,20 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 
 
 def _read(path: Path, wanted: Sequence[Slot]) -> Arrays:
+    if path.is_dir():
+        return _read_protobufs(path, wanted)
+    if path.suffix == ".npz":
+        # A few bytes of an archive may unfold to any size.
+        _check_size(path, sum(array.bytes for array in list_arrays(path)))
+    _check_size(path, path.stat().st_size)
     try:
-        if path.is_dir():
-            return _read_protobufs(path, wanted)
-        _check_size(path)
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {wanted[0].name if len(wanted) == 1 else path.stem: loaded}
-        with loaded:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return {wanted[0].name if len(wanted) == 1 else path.stem: loaded}
             return {name: loaded[name] for name in loaded.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        hint = "text is given as numpy's own, not as objects" if "pickle" in str(error) else None
-        raise InputUnusable("the inputs cannot be read", where=str(path), got=str(error), hint=hint) from error
+        raise InputUnusable("the inputs cannot be read", where=str(path), got=str(error)) from error
 
 
 def _read_protobufs(folder: Path, wanted: Sequence[Slot]) -> Arrays:
@@ -73,7 +76,7 @@ def _read_protobufs(folder: Path, wanted: Sequence[Slot]) -> Arrays:
     names = [slot.name for slot in wanted]
     arrays: Arrays = {}
     for number, file in enumerate(sorted(folder.glob("input_*.pb"), key=_natural)):
-        _check_size(file)
+        _check_size(file, file.stat().st_size)
         tensor = _tensor(file)
         fallback = names[number] if number < len(names) else file.stem
         arrays[tensor.name if tensor.name in names else fallback] = numpy_helper.to_array(tensor)
@@ -94,8 +97,7 @@ def _tensor(file: Path) -> TensorProto:
     return tensor
 
 
-def _check_size(file: Path) -> None:
-    size = file.stat().st_size
+def _check_size(file: Path, size: int) -> None:
     if size > MAX_FEED_BYTES:
         wanted = f"at most {MAX_FEED_BYTES}"
         raise InputUnusable("the inputs are too large", where=str(file), got=f"{size} bytes", wanted=wanted)

@@ -160,23 +160,23 @@ def _external_range(tensor: TensorProto, model: Path) -> _Range:
         raise _bad_external(tensor, model, str(location), "a file in the model's own folder")
     if not data.is_file():
         raise _bad_external(tensor, model, f"{location}, which is missing", "the file beside the model")
-    begin, length = _begin_and_length(tensor, model, entries, data.stat().st_size)
+    wanted = tensor_bytes(tensor) or 0
+    begin, length = _begin_and_length(tensor, model, entries, wanted)
     if begin + length > data.stat().st_size:
         got = f"{location}, {data.stat().st_size} bytes"
         raise _bad_external(tensor, model, got, f"at least {begin + length} bytes")
-    wanted = tensor_bytes(tensor)
     if length != wanted:
         raise _bad_external(tensor, model, f"{length} bytes of {location}", f"{wanted} for shape {list(tensor.dims)}")
     return _Range(data, begin, length)
 
 
-def _begin_and_length(tensor: TensorProto, model: Path, entries: dict[str, str], size: int) -> tuple[int, int]:
-    """Offset and length in a file of `size` bytes; without a length, it is the rest of the file."""
-    numbers = [entries.get(key, "0") for key in ("offset", "length")]
+def _begin_and_length(tensor: TensorProto, model: Path, entries: dict[str, str], wanted: int) -> tuple[int, int]:
+    """Offset and length in the file; without a length it is what the shape wants."""
+    numbers = [entries.get("offset", "0"), entries.get("length", str(wanted))]
     if not all(number.isdecimal() and number.isascii() and len(number) < 20 for number in numbers):
         raise _bad_external(tensor, model, f"offset and length {', '.join(numbers)}", "whole numbers")
     begin, length = map(int, numbers)
-    return begin, length if "length" in entries else max(0, size - begin)
+    return begin, length
 
 
 def _bad_external(tensor: TensorProto, model: Path, got: str, wanted: str) -> InputUnusable:

@@ -73,11 +73,12 @@ def meaning(model: ModelProto, name: str) -> Meaning:
     for node, position in uses.of(name):
         below += uses.indexed(node, position)
         choices += uses.compared(node, position)
-        parameter = parameter or _is_parameter(node, position)
+        parameter = parameter or is_parameter(node, position)
     return Meaning(min(below, default=None), tuple(sorted(set(choices))), parameter)
 
 
-def _is_parameter(node: NodeProto, position: int) -> bool:
+def is_parameter(node: NodeProto, position: int) -> bool:
+    """Whether the node takes that input for how something is to be done, and not for what it is done to."""
     axes = position == 1 and node.op_type.startswith("Reduce")
     return axes or position in PARAMETERS.get(node.op_type, ())
 

@@ -47,10 +47,10 @@ class Usual:
 ALTERNATIVES = (
     Usual(),
     Usual(256, 256, 512),
-    Usual(32, 32, 576),
-    Usual(64, 64, 128),
-    Usual(48, 320, 1),
-    Usual(32, 320, 256),
+    Usual(48, 320, 576),
+    Usual(32, 320, 128),
+    Usual(64, 64, 1),
+    Usual(32, 32, 256),
     Usual(640, 640, 1024),
     Usual(299, 299, 16000),
 )

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 ONNX_DOMAINS = ("", "ai.onnx")
 
@@ -21,7 +21,8 @@ class Scope:
     """One graph: what names it holds, where it lies, and which graph's names it sees besides its own.
 
     `path` is "" for the main graph, "If_3/then_branch" for one inside a node, "function f" for a local function's body.
-    `owner` is the node that holds it, as its number in `parent`. `opsets` are the versions by domain that hold here.
+    `owner` is the node that holds it, as its number in `parent`. `opsets` are the versions by domain that hold here,
+    `values` all declared types and shapes.
     """
 
     path: str
@@ -30,6 +31,7 @@ class Scope:
     outputs: tuple[str, ...]
     initializers: tuple[TensorProto, ...]
     sparse: tuple[str, ...]
+    values: tuple[ValueInfoProto, ...]
     opsets: Mapping[str, int]
     parent: Scope | None = None
     owner: int = -1
@@ -97,6 +99,7 @@ def _of_graph(
         outputs=tuple(value.name for value in graph.output),
         initializers=tuple(graph.initializer),
         sparse=tuple(sparse.values.name for sparse in graph.sparse_initializer),
+        values=(*graph.input, *graph.value_info, *graph.output),
         opsets=opsets,
         parent=parent,
         owner=owner,
@@ -113,6 +116,7 @@ def _of_function(function: FunctionProto) -> Scope:
         outputs=tuple(function.output),
         initializers=(),
         sparse=(),
+        values=tuple(function.value_info),
         opsets=versions(function.opset_import),
         function=function_key(function),
     )

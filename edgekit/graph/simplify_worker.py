@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import sys
 from inspect import signature
 from typing import Any, cast
@@ -34,6 +36,7 @@ _NO_CUSTOM_OPERATORS = (
 def serve_request(request: object) -> Simplified:
     """The simplified, tidied graph of a SimplifyRequest. Raises InputUnusable where onnxsim cannot make one."""
     assert isinstance(request, SimplifyRequest)
+    _limit_memory()
     model = _parse(request.model_bytes)
     nodes_before = len(model.graph.node)
     # Some constants are small to describe and large to store, whatever the node that makes them is called.
@@ -49,6 +52,13 @@ def serve_request(request: object) -> Simplified:
         wanted=f"at most {request.size_limit} bytes",
         hint="export without simplification",
     )
+
+
+def _limit_memory() -> None:
+    """Folding unfolds a Range of 200 bytes to gigabytes; half of the machine's memory is the end of that."""
+    half = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (half if hard == resource.RLIM_INFINITY else min(half, hard), hard))
 
 
 def _parse(model_bytes: bytes) -> onnx.ModelProto:
@@ -74,6 +84,8 @@ def _simplified(model: onnx.ModelProto, *, fold: bool) -> onnx.ModelProto:
             tensor_size_threshold=FOLDED_TENSOR_LIMIT,
             **_NO_CUSTOM_OPERATORS,
         )
+    except MemoryError as error:
+        raise InputUnusable("simplifying the graph takes more memory than half of this machine has") from error
     except (ValueError, RuntimeError, onnx.checker.ValidationError) as error:
         raise InputUnusable("onnxsim cannot simplify this graph", got=str(error).strip() or repr(error)) from error
     if not checked:

@@ -23,6 +23,7 @@ from edgekit.profile import MAX_OPSET, MIN_OPSET
 # Large language models have 20,000. On a plain chain of 100,000 onnxsim takes 22 s and ONNX Runtime 8 s, and
 # TensorRT-RTX takes 50 s for 6,000: beyond this, every later step ends in its time limit.
 MAX_NODES = 50_000
+ANY_VERSION = 1 << 20  # of a domain: newer than any
 MIN_IR_VERSION = 3  # the first with opsets
 RANDOM_OPS = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
@@ -75,14 +76,23 @@ def check_structure(model: ModelProto, where: str) -> Traits:
     Sound: of a known format and opset, with nodes and outputs, not too large, every name text and defined once, every
     input made by something, no cycle, functions that end, and operators that somebody knows, used as they are meant.
     """
+    found, nodes = check_graph(model, where)
+    opset = _check_opset(model, found, where)
+    foreign = _check_operators(model, found, where)
+    return _traits(model, found, opset, nodes, foreign)
+
+
+def check_graph(model: ModelProto, where: str) -> tuple[list[Scope], int]:
+    """All graphs of a model whose structure is sound, whatever its operators are, and how many nodes they have.
+
+    Raises InputUnusable for everything that `check_structure` does, but for opsets and operators.
+    """
     _check_format(model, where)
     _check_size(model, where)
     found = list(scopes(model))
     nodes = _expanded_size(model, found, where)
     _check_names(found, where)
-    foreign = _check_operators(model, found, where)
-    opset = _check_opset(model, found, where)
-    return _traits(model, found, opset, nodes, foreign)
+    return found, nodes
 
 
 def listed(names: Sequence[str]) -> str:
@@ -217,9 +227,10 @@ def _definitions(scope: Scope, visible: Mapping[int, set[str]], where: str) -> s
     """The names that a graph defines; each must be text, and stand for one thing."""
     stored = [*(tensor.name for tensor in scope.initializers), *scope.sparse]
     made = [name for node in scope.nodes for name in node.output if name]
-    for name in (*scope.inputs, *scope.outputs, *stored, *made):
-        if type(name) is not str:
-            raise InputUnusable("a name in the model is not UTF-8 text", where=_place(where, scope), got=repr(name))
+    for name in (*scope.inputs, *scope.outputs, *stored, *_words(scope)):
+        if type(name) is not str:  # protobuf hands over what it cannot decode as bytes
+            what, hint = "a name in the model is not UTF-8 text", "the file is damaged: export it again"
+            raise InputUnusable(what, where=_place(where, scope), got=repr(name), wanted="text", hint=hint)
     # An initializer may have an input's name, as its default; nothing else may share one.
     given = dict.fromkeys((*scope.inputs, *stored))
     repeated = [*_repeated(scope.inputs), *_repeated(stored), *_repeated([*given, *made])]
@@ -227,6 +238,12 @@ def _definitions(scope: Scope, visible: Mapping[int, set[str]], where: str) -> s
     if repeated:
         raise _made_twice(repeated[0], scope, where)
     return {*given, *made}
+
+
+def _words(scope: Scope) -> Iterator[str]:
+    for node in scope.nodes:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
 
 
 def _repeated(names: Sequence[str]) -> list[str]:
@@ -334,9 +351,10 @@ def _check_node(node: NodeProto, scope: Scope, where: str) -> bool:
     version = scope.opsets.get(name)
     use = None if version is None else signature(node.op_type, version, name)
     if use is None:
-        if _onnx_runtime_has(name, node.op_type):
-            return False
-        raise _unknown(node, scope, version, where)
+        elsewhere = signature(node.op_type, ANY_VERSION, name) is not None
+        if elsewhere or not _onnx_runtime_has(name, node.op_type):
+            raise _unknown(node, scope, version, where, elsewhere)
+        return False
     _check_use(node, use, scope, where)
     return True
 
@@ -368,15 +386,13 @@ def _onnx_runtime_has(name: str, op: str) -> bool:
     return (name, op) in operators()
 
 
-def _unknown(node: NodeProto, scope: Scope, version: int | None, where: str) -> InputUnusable:
+def _unknown(node: NodeProto, scope: Scope, version: int | None, where: str, elsewhere: bool) -> InputUnusable:
     name = domain(node.domain)
-    own = version is not None and signature(node.op_type, MAX_OPSET + 100, name) is not None
     got = f"{node.op_type} of {name or 'ai.onnx'}" + (f" at opset {version}" if version is not None else "")
     hint = "export it with ONNX's own operators, or as a function of the model"
-    if own:
-        hint = "the operator exists at another opset: export the model at a newer one"
-    elif version is None and signature(node.op_type, MAX_OPSET + 100, name) is not None:
-        hint = "the model does not import that domain: export it again"
+    if elsewhere:
+        newer = "the operator exists at another opset: export the model at a newer one"
+        hint = newer if version is not None else "the model does not import that domain: export it again"
     return InputUnusable(
         "the model has an operator that nobody knows",
         where=f"{where}: node {scope.at(node)}",

@@ -72,6 +72,7 @@ class Counter:
         self._hooks += [
             layer.register_forward_hook(lambda layer, args, output, name=name: self._record(name, layer, args, output))
             for name, layer in module.named_modules()
+            if not isinstance(layer, torch.jit.ScriptModule)  # takes no hooks
             if next(layer.children(), None) is None or next(layer.parameters(recurse=False), None) is not None
         ]
 

@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgekit.graph.from_torch import WEIGHTED, Anchor, Folded, Signature, clone, observe
 from edgekit.parity.metrics import AnyArray, Feeds
@@ -118,11 +119,37 @@ def half_precision(folded: nn.Module) -> nn.Module:
     This is what a half-precision engine does with its tensors, on any CPU: it sets the fp16 noise floor.
     """
     rounded = clone(folded, lambda tensor: _to_half_and_back(tensor) if tensor.is_floating_point() else tensor)
+    if any(isinstance(part, torch.jit.ScriptModule | fx.GraphModule) for part in rounded.modules()):
+        return _RoundedProgram(rounded)
     for layer in rounded.modules():
         if isinstance(layer, WEIGHTED) or not (any(layer.children()) or isinstance(layer, PASSING)):
             layer.register_forward_hook(lambda _layer, _inputs, output: _to_half_and_back(output))
     rounded.register_forward_pre_hook(lambda _layer, inputs: tuple(_to_half_and_back(value) for value in inputs))
     return rounded
+
+
+class _RoundedProgram(nn.Module):
+    """A program has no layers to hook: the result of every operator is rounded."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Whatever the program returns."""
+        with _Rounding():
+            return self.module(*_to_half_and_back(inputs))
+
+
+class _Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped upstream
+    """While it is active, what operators return is rounded to half precision."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # untyped upstream
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called by torch in place of each of its operators."""
+        return _to_half_and_back(func(*args, **(kwargs or {})))
 
 
 def _to_half_and_back(values: Any) -> Any:

@@ -52,6 +52,18 @@ _FUNCTIONS = {
 }
 
 
+class Program(nn.Module):
+    """A TorchScript program as a layer like others: it takes no hooks itself."""
+
+    def __init__(self, program: nn.Module) -> None:
+        super().__init__()
+        self.program = program
+
+    def forward(self, *inputs: Tensor) -> object:
+        """Whatever the program returns."""
+        return self.program(*inputs)
+
+
 def load(source: Source, variant: Variant, weights: Weights, inputs: tuple[TensorSpec, ...] = ()) -> Loaded:
     """The network of an archive, with the weights that are in it.
 
@@ -75,7 +87,7 @@ def _torchscript(
     side = variant.resolution or DEFAULT_RESOLUTION
     feed = feed_of_specs(inputs) if inputs else image_feed(side)
     known = Known(identity(weights), resolution=None if inputs else side, any_size=not inputs)
-    return finish(source, ready(module), feed, known)
+    return finish(source, Program(ready(module)), feed, known)
 
 
 def _exported(source: Source, path: Path, variant: Variant, weights: Weights) -> Loaded:

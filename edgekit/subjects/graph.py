@@ -18,7 +18,7 @@ from edgekit.graph import alignment, counting, given, incoming
 from edgekit.graph.feeds import Feed, fitting_feeds
 from edgekit.graph.fp16 import LARGEST_HALF
 from edgekit.graph.halves import element_types, round_to_half
-from edgekit.graph.interface import sized
+from edgekit.graph.interface import Slot, sized
 from edgekit.graph.interface import slots as incoming_slots
 from edgekit.graph.tidy import tidy
 from edgekit.helpers import Helpers
@@ -120,6 +120,7 @@ class GraphSubject:
         closed = onnx.ModelProto()
         closed.CopyFrom(self.original)
         _close(closed, feeds, open_batch=variant is not None and variant.batch is None)
+        _declare_outputs(closed)
         try:
             self.runtime.load(closed.SerializeToString()).close()
         except InputUnusable:  # a branch that is not taken would have it otherwise
@@ -190,8 +191,12 @@ class GraphReference:
         return _Renamed(self.runtime.load(model.SerializeToString(), list(wanted), optimise=optimise), wanted)
 
     def counts(self) -> Counts:
-        """What shape inference can tell, at the sizes of the inputs."""
-        return counting.count(self.closed)
+        """What shape inference can tell, at the sizes of the inputs, and of one row where the batch is open."""
+        one_row = onnx.ModelProto()
+        one_row.CopyFrom(self.closed)
+        for value in filter(_is_open, (*one_row.graph.input, *one_row.graph.output)):
+            value.type.tensor_type.shape.dim[0].dim_value = 1
+        return counting.count(one_row)
 
     def saturation(self) -> Saturation | None:
         """Nobody knows what is driven where."""
@@ -232,29 +237,39 @@ def _floats(model: onnx.ModelProto, types: Mapping[str, int], ops: Collection[st
 
 def _sizes(model: onnx.ModelProto, variant: Variant) -> dict[str, int]:
     """Sizes for open axes, as the variant has them. Raises UsageError for one that the graph has closed."""
-    sizes = {"batch": variant.batch or 1}
+    sizes, found = {"batch": variant.batch or 1}, incoming_slots(model)
+    _check_batch(found, variant.batch)
     if variant.resolution is None:
         return sizes
-    for slot in incoming_slots(model):
+    for slot in found:
         if slot.channels is None or slot.axes is None:
             continue
         for axis in (2, 3) if slot.channels == 1 else (1, 2):
             if not isinstance(slot.axes[axis], int):
                 sizes[f"{slot.name}.{axis}"] = variant.resolution
             elif slot.axes[axis] != variant.resolution:
-                raise UsageError(
-                    "the size of this graph is fixed",
-                    where="--res",
-                    got=str(variant.resolution),
-                    wanted=str(slot.axes[axis]),
-                    hint="leave --res out",
-                )
+                raise _fixed("size", "--res", str(variant.resolution), str(slot.axes[axis]))
     return sizes
+
+
+def _check_batch(found: Sequence[Slot], batch: int | None) -> None:
+    """Raise UsageError where no input has room for a batch that somebody asks for."""
+    rows = {slot.axes[0] for slot in found if slot.axes}
+    if batch != 1 and batch not in rows and all(isinstance(size, int) for size in rows):
+        option, got = ("--dynamic-batch", "any") if batch is None else ("--batch", str(batch))
+        raise _fixed("batch", option, got, ", ".join(map(str, rows)) or "none: there are no inputs")
+
+
+def _fixed(what: str, option: str, got: str, wanted: str) -> UsageError:
+    return UsageError(
+        f"the {what} of this graph is fixed", where=option, got=got, wanted=wanted, hint=f"leave {option} out"
+    )
 
 
 def _close(model: onnx.ModelProto, feeds: Feeds, *, open_batch: bool) -> None:
     """Write the sizes of what is fed into the graph's inputs; the first axis stays open with `open_batch`."""
     known: dict[str, int] = {}
+    rows = set()  # what the file calls the batch
     for value in model.graph.input:
         if value.name not in feeds or not value.type.tensor_type.HasField("shape"):
             continue
@@ -263,16 +278,30 @@ def _close(model: onnx.ModelProto, feeds: Feeds, *, open_batch: bool) -> None:
             if dim.HasField("dim_value") and dim.dim_value >= 0:
                 continue
             if open_batch and axis == 0:
+                rows.add(dim.dim_param)
                 dim.dim_param = "batch"
                 continue
             known[dim.dim_param] = size
             dim.dim_value = size
     for value in model.graph.output:
         for dim in value.type.tensor_type.shape.dim:
-            if dim.HasField("dim_param") and dim.dim_param in known:
+            if dim.HasField("dim_param") and dim.dim_param in rows:
+                dim.dim_param = "batch"
+            elif dim.HasField("dim_param") and dim.dim_param in known:
                 dim.dim_value = known[dim.dim_param]
-    if open_batch and not any(_is_open(value) for value in model.graph.input):
-        raise InputUnusable("the batch of this graph is fixed", hint="leave --dynamic-batch out")
+
+
+def _declare_outputs(model: onnx.ModelProto) -> None:
+    """Say what shapes outputs have whose file does not: onnxsim takes no others."""
+    if all(value.type.tensor_type.HasField("shape") for value in model.graph.output):
+        return
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model).graph.output
+    except onnx.shape_inference.InferenceError:
+        return
+    for value, found in zip(model.graph.output, inferred, strict=True):
+        if not value.type.tensor_type.HasField("shape") and found.type.tensor_type.HasField("shape"):
+            value.CopyFrom(found)
 
 
 def _is_open(value: onnx.ValueInfoProto) -> bool:

@@ -134,7 +134,7 @@ def test_rtx_has_no_fp16_flag(builder: Builder, tmp_path: Path) -> None:
 )
 def test_a_file_that_is_no_model(builder: Builder, tmp_path: Path, data: bytes) -> None:
     (tmp_path / "m.onnx").write_bytes(data)
-    with pytest.raises(InputUnusable, match="not an ONNX model"):
+    with pytest.raises(InputUnusable, match=r"the file is empty|not a file that edgekit knows|truncated"):
         builder.build(BuildRequest(tmp_path / "m.onnx", tmp_path / "m.engine", "fp16", ("sm86",)))
 
 
@@ -196,16 +196,10 @@ def test_a_new_plan_replaces_the_old_one_whole(builder: Builder, tmp_path: Path)
     assert (tmp_path / "m.engine").stat().st_size == built.bytes
 
 
-@pytest.mark.parametrize(
-    ("length", "stack"),
-    [pytest.param(600, 1 << 20, id="small"), pytest.param(3000, 8 << 20, id="usual", marks=pytest.mark.slow)],
-)
-def test_a_graph_that_kills_the_builder_is_an_error_and_the_next_one_is_built(
-    tmp_path: Path, length: int, stack: int
-) -> None:
-    with limited_stack(stack), rtx.builder() as mortal:
+def test_a_graph_that_kills_the_builder_is_an_error_and_the_next_one_is_built(tmp_path: Path) -> None:
+    with limited_stack(1 << 20), rtx.builder() as mortal:
         with pytest.raises(IsolationFailed, match=r"the TensorRT-RTX builder died: SIGSEGV") as caught:
-            build(mortal, chain("Relu", length), tmp_path, precision="fp32")
+            build(mortal, chain("Relu", 600), tmp_path, precision="fp32")
         assert caught.value.where == str(tmp_path / "m.onnx")
         assert caught.value.exit_code == 4
         assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
@@ -227,7 +221,7 @@ def test_a_build_that_takes_too_long_is_stopped_and_leaves_nothing(tmp_path: Pat
     with rtx.builder(timeout_s=1.5) as hurried:
         start = time.perf_counter()
         with pytest.raises(IsolationFailed, match=r"took longer than 1\.5 s and was stopped"):
-            build(hurried, chain("Abs", 3000), tmp_path, precision="fp32")
+            build(hurried, chain("Abs", 2000), tmp_path, precision="fp32")
         assert time.perf_counter() - start < 4
         assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
         hurried.timeout_s = 60
@@ -263,7 +257,7 @@ def test_this_machine_can_build() -> None:
 
 def test_closing_in_the_middle_of_a_build_leaves_nothing(tmp_path: Path) -> None:
     building = rtx.builder()
-    request = BuildRequest(saved(chain("Abs", 3000), tmp_path / "m.onnx"), tmp_path / "m.engine", "fp32", ("sm86",))
+    request = BuildRequest(saved(chain("Abs", 2000), tmp_path / "m.onnx"), tmp_path / "m.engine", "fp32", ("sm86",))
     building.submit(request)
     partial_path(request.out_path, building.pid or 0).write_bytes(b"half a plan")  # as if it were writing
     start = time.perf_counter()

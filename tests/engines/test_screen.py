@@ -10,32 +10,61 @@ from onnx import TensorProto
 from small_graphs import chain, mobile, saved
 
 from edgekit.engines.receipt import KEPT_FP32_KEY
-from edgekit.engines.screen import MIN_OPSET, screen
+from edgekit.engines.screen import MAX_CHAIN, MIN_OPSET, screen
 from edgekit.errors import InputUnusable
 
 
 @pytest.mark.parametrize(
-    ("data", "got"),
+    ("data", "what"),
     [
-        (b"", "an empty file"),
-        (b"hello " * 50, "something else, or a part of one"),
-        (mobile().SerializeToString()[:-500], "something else, or a part of one"),
-        (onnx.ModelProto(ir_version=8).SerializeToString(), "a graph without nodes"),
+        (b"", "the file is empty"),
+        (b"hello " * 50, "not a file that edgekit knows"),
+        (mobile().SerializeToString()[:-500], "truncated"),
+        (onnx.ModelProto(ir_version=8).SerializeToString(), "holds no graph"),
+        (onnx.helper.make_model(onnx.GraphProto(name="g")).SerializeToString(), "has no nodes"),
     ],
-    ids=["empty", "text", "truncated", "no graph"],
+    ids=["empty", "text", "truncated", "no graph", "empty graph"],
 )
-def test_files_that_are_no_network(tmp_path: Path, data: bytes, got: str) -> None:
+def test_files_that_are_no_network(tmp_path: Path, data: bytes, what: str) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(data)
-    with pytest.raises(InputUnusable) as caught:
+    with pytest.raises(InputUnusable, match=what):
         screen(path, 25)
-    assert caught.value.got == got
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "nowhere.onnx"):
-        with pytest.raises(InputUnusable, match="cannot be read"):
-            screen(path, 25)
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputUnusable, match="no such file"):
+        screen(tmp_path / "nowhere.onnx", 25)
+    with pytest.raises(InputUnusable, match="no manifest"):
+        screen(tmp_path, 25)
+
+
+def test_a_graph_that_is_none_does_not_get_as_far_as_tensorrt(tmp_path: Path) -> None:
+    model = chain("Relu", 3)
+    model.graph.node[0].input[0] = "t2"
+    with pytest.raises(InputUnusable, match="cycle"):
+        screen(saved(model, tmp_path / "m.onnx"), 25)
+
+
+def test_what_only_tensorrt_might_know_is_left_to_it(tmp_path: Path) -> None:
+    """Plugins are operators that ONNX does not have."""
+    assert screen(saved(chain("EfficientNMS_TRT", 2), tmp_path / "m.onnx"), 25).nodes[0][0] == "EfficientNMS_TRT"
+
+
+@pytest.mark.parametrize("op", ["Relu", "Abs"])
+def test_so_many_unary_nodes_in_a_row_that_tensorrt_is_killed(tmp_path: Path, op: str) -> None:
+    with pytest.raises(InputUnusable, match="unary nodes in a row") as caught:
+        screen(saved(chain(op, MAX_CHAIN + 1), tmp_path / "m.onnx"), 25)
+    assert f"node{MAX_CHAIN}" in str(caught.value.where)
+    assert screen(saved(chain(op, MAX_CHAIN), tmp_path / "m.onnx"), 25).layers
+
+
+def test_long_graphs_whose_nodes_are_not_fused_in_one_are_taken(tmp_path: Path) -> None:
+    model = chain("Relu", MAX_CHAIN + 100)
+    for node in model.graph.node[::2]:
+        node.op_type = "Add"
+        node.input.append("t0")
+    assert screen(saved(model, tmp_path / "m.onnx"), 25).layers
 
 
 @pytest.mark.parametrize(("opset", "limit"), [(7, 25), (8, 25), (99, 25), (18, 17)])
@@ -78,9 +107,9 @@ def test_weights_outside_the_models_folder(tmp_path: Path, location: str) -> Non
 
 def test_weights_beside_the_model(tmp_path: Path) -> None:
     path = saved(with_external_weights("weights.bin"), tmp_path / "m.onnx")
-    with pytest.raises(InputUnusable, match="not an ONNX model") as caught:
+    with pytest.raises(InputUnusable, match="weights of") as caught:
         screen(path, 25)
-    assert "no file 'weights.bin'" in (caught.value.got or "")
+    assert "weights.bin, which is missing" in (caught.value.got or "")
     (tmp_path / "weights.bin").write_bytes(bytes(1000))
     assert screen(path, 25).layers
 

@@ -8,7 +8,9 @@ the graph's metadata, and the receipt (engines/receipt.py) allows that and nothi
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, MutableSequence
+from collections import Counter
+from collections.abc import Collection, Iterable
+from typing import TypeGuard
 
 import numpy as np
 import onnx
@@ -17,6 +19,7 @@ from onnxconverter_common import float16
 
 from edgekit.engines.receipt import KEPT_FP32_KEY
 from edgekit.errors import GateFailed, InputUnusable
+from edgekit.graph.tidy import drop_dead_nodes, sort_nodes
 
 LARGEST_HALF = 65504.0
 # Squares of activations are summed over a whole image: they leave the range of a half where the activations are as
@@ -32,7 +35,7 @@ SQUARING = (
     "ReduceL2",
     "ReduceSumSquare",
 )
-OWN = ":fp32"
+OWN, HALF = ":fp32", ":fp16"
 # The converter's own list: operators without a half-precision form in ONNX or in a runtime.
 WITHOUT_HALF = tuple(float16.DEFAULT_OP_BLOCK_LIST)
 
@@ -46,11 +49,12 @@ def to_fp16(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelPro
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    _part_outputs(copy)
-    _name_nodes(copy)
+    name_nodes(copy)
     kept = _kept(copy, keep)
     _refuse_overflow(copy, kept)
     _separate(copy, kept)
+    named = onnx.ModelProto()
+    named.CopyFrom(copy)  # the converter changes what it is given
     try:
         with warnings.catch_warnings():
             # It warns of values it would clamp; with these limits it clamps none, and overflow was refused above.
@@ -65,8 +69,11 @@ def to_fp16(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelPro
             )
     except ValueError as error:
         raise InputUnusable("the graph cannot be converted to FP16", got=str(error).splitlines()[0]) from error
-    _retarget_casts(model, converted, kept)
-    _hand_out_single(model, converted)
+    _retarget_casts(named, converted, kept)
+    _hand_out_single(model, converted, kept)
+    _join_kept(converted, kept)
+    sort_nodes(converted)
+    drop_dead_nodes(converted)
     _check_weights(model, converted)
     del converted.graph.value_info[:]
     if kept:
@@ -76,15 +83,73 @@ def to_fp16(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelPro
 
 def _retarget_casts(model: onnx.ModelProto, converted: onnx.ModelProto, kept: Collection[str]) -> None:
     """Let the graph's own casts to FP32 go to FP16, as everything that reads them does; the converter forgets them."""
-    own = {node.output[0] for node in _casts_to(model, TensorProto.FLOAT) if node.name not in kept}
+    casts = [node for node in _casts_to(model, TensorProto.FLOAT) if node.name not in kept]
+    outputs = {value.name for value in model.graph.output}
+    # One that makes an output has been renamed; under the old name there is the converter's own, back to FP32.
+    own = {_before(node) if node.output[0] in outputs else node.output[0] for node in casts}
     for node in _casts_to(converted, TensorProto.FLOAT):
         if node.output[0] in own:
-            node.attribute[0].i = TensorProto.FLOAT16
+            next(attribute for attribute in node.attribute if attribute.name == "to").i = TensorProto.FLOAT16
+
+
+def _before(node: onnx.NodeProto) -> str:
+    """What the converter calls a node's output when the cast behind it has taken the name."""
+    return f"{node.name}_cast_to_{node.output[0]}"
+
+
+def _hand_out_single(model: onnx.ModelProto, converted: onnx.ModelProto, kept: Collection[str]) -> None:
+    """Outputs are FP32 for the caller and for kept nodes, and FP16 for others that read them."""
+    single = {value.name for value in model.graph.output if value.type.tensor_type.elem_type == TensorProto.FLOAT}
+    makers = {name: node for node in converted.graph.node for name in node.output}
+    for value in converted.graph.output:
+        cast = makers.get(value.name)
+        if value.name not in single or cast is None or cast.op_type != "Cast":
+            continue
+        half = cast.input[0]
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT16:  # a kept node makes it
+            half, exact = f"{value.name}{HALF}", cast.input[0]
+            cast.output[0], value.type.tensor_type.elem_type = half, TensorProto.FLOAT
+            made = makers[exact].output
+            made[:] = [value.name if name == exact else name for name in made]
+            _read(converted.graph.node, exact, value.name)
+        others = [node for node in converted.graph.node if node.name not in kept and node is not cast]
+        _read(others, value.name, half)
+
+
+def _join_kept(converted: onnx.ModelProto, kept: Collection[str]) -> None:
+    """Let kept nodes read each other's FP32: where several read one, the converter goes there and back by FP16."""
+    makers = {name: node for node in converted.graph.node for name in node.output}
+    for node in converted.graph.node:
+        for index, name in enumerate(node.input if node.name in kept else ()):
+            raised = makers.get(name)
+            lowered = makers.get(raised.input[0]) if _is_cast(raised, TensorProto.FLOAT) else None
+            if _is_cast(lowered, TensorProto.FLOAT16):
+                node.input[index] = lowered.input[0]
+
+
+def _read(nodes: Iterable[onnx.NodeProto], old: str, new: str) -> None:
+    for node in nodes:
+        node.input[:] = [new if name == old else name for name in node.input]
+
+
+def name_nodes(model: onnx.ModelProto) -> None:
+    """Call nodes that have no name of their own by what they make: the converter tells nodes apart by their names."""
+    taken = Counter(node.name for node in model.graph.node)
+    for node in model.graph.node:
+        if not node.name or taken[node.name] > 1:
+            node.name = f"{node.op_type}:{next(filter(None, node.output), '')}"
 
 
 def _casts_to(model: onnx.ModelProto, kind: int) -> list[onnx.NodeProto]:
-    casts = [node for node in model.graph.node if node.op_type == "Cast" and node.attribute[0].name == "to"]
-    return [node for node in casts if node.attribute[0].i == kind]
+    return [node for node in model.graph.node if _is_cast(node, kind)]
+
+
+def _is_cast(node: onnx.NodeProto | None, kind: int) -> TypeGuard[onnx.NodeProto]:
+    return (
+        node is not None
+        and node.op_type == "Cast"
+        and any(attribute.name == "to" and attribute.i == kind for attribute in node.attribute)
+    )
 
 
 def check_types(converted: onnx.ModelProto) -> None:
@@ -106,69 +171,11 @@ def kept_fp32(model: bytes) -> frozenset[str]:
     return frozenset(declared.split("\n")) - {""}
 
 
-def _part_outputs(model: onnx.ModelProto) -> None:
-    """Hand out a copy of every output that nodes read, too: outside it is FP32, inside it may be a half."""
-    read = {name for node in model.graph.node for name in node.input}
-    for value in model.graph.output:
-        if value.name in read and any(value.name in node.output for node in model.graph.node):
-            inner = f"{value.name}:inner"
-            for node in model.graph.node:
-                _rename(node.input, value.name, inner)
-                _rename(node.output, value.name, inner)
-            model.graph.node.append(onnx.helper.make_node("Identity", [inner], [value.name], f"{value.name}:copy"))
-
-
-def _name_nodes(model: onnx.ModelProto) -> None:
-    """Give every node a name of its own: the converter names its casts after them."""
-    taken = {node.name for node in model.graph.node}
-    for number, node in enumerate(model.graph.node):
-        if not node.name:
-            name = f"{node.op_type}:{next(iter(node.output), number)}"
-            node.name = name if name not in taken else f"{name}:{number}"
-            taken.add(node.name)
-
-
-def _hand_out_single(model: onnx.ModelProto, converted: onnx.ModelProto) -> None:
-    """Cast to FP32 what the converter hands out in half: outputs that a kept node makes, or that nodes read, too."""
-    halves = {name for name, kind in _made_types(converted).items() if kind == TensorProto.FLOAT16}
-    for value in model.graph.output:
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT and value.name in halves:
-            inner = f"{value.name}:half"
-            for node in converted.graph.node:
-                _rename(node.input, value.name, inner)
-                _rename(node.output, value.name, inner)
-            cast = onnx.helper.make_node("Cast", [inner], [value.name], f"{value.name}:single", to=TensorProto.FLOAT)
-            converted.graph.node.append(cast)
-    single = {v.name for v in model.graph.output if v.type.tensor_type.elem_type == TensorProto.FLOAT}
-    for value in converted.graph.output:
-        if value.name in single:
-            value.type.tensor_type.elem_type = TensorProto.FLOAT
-
-
-def _made_types(model: onnx.ModelProto) -> dict[str, int]:
-    """The element types of the outputs, as what makes them has it."""
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    del probe.graph.output[:], probe.graph.value_info[:]
-    probe.graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in model.graph.output)
-    try:
-        found = onnx.shape_inference.infer_shapes(probe).graph
-    except onnx.shape_inference.InferenceError:
-        return {}
-    return {value.name: value.type.tensor_type.elem_type for value in (*found.value_info, *found.output)}
-
-
-def _rename(names: MutableSequence[str], before: str, after: str) -> None:
-    for index, name in enumerate(names):
-        if name == before:
-            names[index] = after
-
-
 def _kept(model: onnx.ModelProto, keep: Collection[str]) -> set[str]:
     """Names of the nodes that stay in FP32."""
     kept = set()
     for node in model.graph.node:
-        if node.op_type in (*WITHOUT_HALF, *SQUARING) or (node.name and node.name in keep):
+        if node.op_type in (*WITHOUT_HALF, *SQUARING) or node.name in keep:
             kept.add(node.name)
     return kept
 

@@ -198,15 +198,21 @@ class _Ascent:
         measured: dict[Tracer, dict[str, Distance]] = {}
         for run in {part.trace: None for parts in self.floors.values() for part in parts}:
             keeper = rung.name if rung and run is rung.trace else None
-            measured[run] = {n: away or FAR for n, away in self._measure(run, given, targets, keeper).items()}
+            measured[run] = self._floor(self._measure(run, given, targets, keeper))
         for precision, parts in self.floors.items():
-            floor = {name: largest(measured[part.trace][name].times(part.scale) for part in parts) for name in targets}
-            allowed = {name: tolerance(floor[name], precision, targets[name].size) for name in targets}
+            there = [name for name in targets if all(name in measured[part.trace] for part in parts)]
+            floor = {name: largest(measured[part.trace][name].times(part.scale) for part in parts) for name in there}
+            allowed = {name: tolerance(floor[name], precision, targets[name].size) for name in there}
             self.allowed[precision] = allowed
             if given.ordinary:
                 self._remember(precision, floor)
         if rung:
             self._judge(rung.name, measured[rung.trace], dict.fromkeys(targets, trust_in_fp32()))
+
+    def _floor(self, found: Mapping[str, Distance | None]) -> dict[str, Distance]:
+        """Without a stranger's tensors that this run lacks: nothing says how far away they may be."""
+        judged = {n for n, away in found.items() if away is not None or self.rules.strict or n in self.names}
+        return {name: away or FAR for name, away in found.items() if name in judged}
 
     def _take_steps(self, given: Input, targets: Mapping[str, Target]) -> None:
         before = (self.base[0] if self.base else self.truth).name

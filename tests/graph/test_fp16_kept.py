@@ -292,3 +292,45 @@ def test_any_chain_is_carried_whatever_is_kept_and_handed_out(ops: list[str], da
     for one in half.graph.node:
         if one.op_type != "Cast":
             assert computed_in(half, one.name) == (FLOAT if one.name in keep else FLOAT16)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_passes_between_kept_nodes_is_never_a_half(count: int) -> None:
+    """A million is none. It must reach every kept node that reads it, be it one or several."""
+    weights = {"up": np.array([1e6], np.float32), "down": np.array([1e-6], np.float32)}
+    readers = [node("Mul", ["m", "down"], f"r{i}") for i in range(count)]
+    model = model_of([node("Mul", ["x", "up"], "m"), *readers], [f"r{i}" for i in range(count)], weights)
+    half = converted(model, ["m node", *(reader.name for reader in readers)])
+    for found in run(half, np.full((1, 4), 3, np.float32)).values():
+        np.testing.assert_allclose(found, 3.0, rtol=1e-3)
+
+
+def test_what_a_kept_node_hands_out_is_not_rounded() -> None:
+    model = model_of([node("Mul", ["x", "up"], "y")], weights={"up": np.array([1e6], np.float32)})
+    x = np.full((1, 4), 3, np.float32)
+    assert run(converted(model, ["y node"]), x)["y"].tolist() == [[3e6] * 4]
+
+
+@pytest.mark.parametrize("outputs", [["f"], ["f", "y"]])
+def test_the_graphs_own_cast_may_make_an_output(outputs: list[str]) -> None:
+    nodes = [node("Cast", ["x"], "i", to=INT64), node("Cast", ["i"], "f", to=FLOAT)]
+    nodes += [node("MatMul", ["f", "w"], "y")] if "y" in outputs else []
+    model = model_of(nodes, outputs, {"w": np.eye(4, dtype=np.float32)} if "y" in outputs else None)
+    x = np.array([[1, 2, 3, 4]], np.float32)
+    half = converted(model)
+    for name, wanted in run(model, x).items():
+        np.testing.assert_array_equal(run(half, x)[name], wanted)
+
+
+def test_a_branch_reads_halves_from_outside() -> None:
+    def branch(op: str) -> onnx.GraphProto:
+        return helper.make_graph(
+            [node(op, ["t"], f"{op}.y")], op, [], [helper.make_tensor_value_info(f"{op}.y", FLOAT, None)]
+        )
+
+    nodes = [
+        node("Neg", ["x"], "t"),
+        node("If", ["c"], "y", then_branch=branch("Exp"), else_branch=branch("Neg")),
+    ]
+    model, x = model_of(nodes, weights={"c": np.array(False)}), np.array([[1, 2, 3, 4]], np.float32)
+    assert run(converted(model), x)["y"].tolist() == x.tolist()

@@ -67,11 +67,14 @@ class Proven:
 
 @dataclass(frozen=True)
 class Remedy:
-    """Another way to make the graphs, for when one of the rungs `mends` fails; `note` tells the user of it."""
+    """Another way to make the graphs, for when one of the rungs `mends` fails; `note` tells the user of it.
+
+    `export` is given what there is, and changes that or makes it anew.
+    """
 
     note: str
     mends: tuple[str, ...]
-    export: Callable[[], Exported]
+    export: Callable[[Exported], Exported]
 
 
 class Journey:
@@ -120,38 +123,42 @@ class Journey:
         """Climb with the graphs at hand; while a rung fails that another way of making it could mend, go that way."""
         if not self.exported.any_size and variant != self.exported.made_at:
             self.exported = self.subject.export(variant, self.exported.exporter)
-        proven = self._climb(variant, inputs, self.exported, stage)
+        made, notes = self.exported, list[str]()
+        proven = self._climb(variant, inputs, made, stage)
         for remedy in self._remedies(variant):
             failure = proven.report.first_failure()
             if failure in remedy.mends:
                 reason = next((rung.reason for rung in proven.report.rungs if not rung.passed), None)
-                note = f"{remedy.note} (rung {failure} had failed: {reason})"
                 try:
-                    exported = remedy.export()
-                    exported.at(variant)
+                    mended = remedy.export(made)
+                    mended.at(variant)
                 except EdgekitError:
                     continue  # no remedy, then: what was there before stands, and says why it failed
-                proven = self._climb(variant, inputs, exported, stage, note)
+                made = mended
+                notes.append(f"{remedy.note} (rung {failure} had failed: {reason})")
+                proven = self._climb(variant, inputs, made, stage, *notes)
         return proven
 
     def _remedies(self, variant: Variant) -> Iterator[Remedy]:
-        """Other ways to make the graphs, the least change first."""
-        made = self.exported
-        if variant != made.made_at:
+        """Other ways to make the graphs, the least change first; each starts from what the one before left."""
+        first = self.exported
+        if variant != first.made_at:
             note = "the graph depends on the resolution and was exported on its own"
-            yield Remedy(note, ("onnx", "simplified"), lambda: self.subject.export(variant, made.exporter))
-        yield Remedy("the simplification was rolled back", ("simplified",), lambda: self._unsimplified(variant))
+            yield Remedy(note, ("onnx", "simplified"), lambda made: self.subject.export(variant, made.exporter))
+        note = "the simplification was rolled back"
+        yield Remedy(note, ("simplified",), lambda made: self._unsimplified(variant, made))
         for other in self.subject.exporters:
-            if other != made.exporter:
-                note = f"exported with {other} instead of {made.exporter}"
-                yield Remedy(note, ("onnx", "simplified"), partial(self.subject.export, variant, other))
-
-        if made.half != "no":
+            if other != first.exporter:
+                note = f"exported with {other} instead of {first.exporter}"
+                yield Remedy(note, ("onnx", "simplified"), partial(self._anew, variant, other))
+        if first.half != "no":
             note = "what leaves the range of half precision stays in FP32"
-            yield Remedy(note, ("fp16",), lambda: self.subject.narrowed(made, variant))
+            yield Remedy(note, ("fp16",), lambda made: self.subject.narrowed(made, variant))
 
-    def _unsimplified(self, variant: Variant) -> Exported:
-        made = self.exported
+    def _anew(self, variant: Variant, exporter: str, _made: Exported) -> Exported:
+        return self.subject.export(variant, exporter)
+
+    def _unsimplified(self, variant: Variant, made: Exported) -> Exported:
         exported = made if variant == made.made_at else self.subject.export(variant, made.exporter)
         return replace(exported, simplify=lambda: exported.raw)
 
@@ -214,7 +221,7 @@ class Journey:
                 weights.seed if isinstance(weights, sources.SeedWeights | sources.OwnWeights) else None,
             ),
             params=proven.counts.params,
-            macs=proven.counts.macs,
+            macs=None if self.source.kind in sources.PROGRAMS else proven.counts.macs,
             opset=_opset(proven.deployed),
             exporter=proven.exporter,
             preprocessing=self.subject.contract,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -183,7 +184,21 @@ def _work(task: Task, plan: Plan, helpers: Helpers, report: Listener) -> None:
         except EdgekitError as failure:
             seconds = time.perf_counter() - start
             report(Outcome(variant, plan.folder(variant), seconds, error=failure))
+        except Exception as bug:  # the others of the grid go on, and the user hears what it was, not that a worker died
+            seconds = time.perf_counter() - start
+            report(Outcome(variant, plan.folder(variant), seconds, error=_as_error(bug)))
         gc.collect(0)
+
+
+def _as_error(bug: Exception) -> EdgekitError:
+    """A mistake of edgekit's own, or of a library's, as an error that says where."""
+    place = traceback.extract_tb(bug.__traceback__)[-1]
+    return EdgekitError(
+        "this should not have happened",
+        where=f"{Path(place.filename).name}, line {place.lineno}, in {place.name}",
+        got=f"{type(bug).__name__}: {bug}",
+        hint="please report it, with the command",
+    )
 
 
 def _tell(variant: Variant, report: Listener, station: str) -> None:

@@ -304,7 +304,8 @@ def _report(
 ) -> ParityReport:
     passed = all(rung.passed for rung in result.rungs) and result.liveness.passed
     saturation = reference.saturation()
-    notes = [f"output {output} is the same for every input" for output in result.dead if result.liveness.passed]
+    dead = result.dead if result.liveness.passed else ()
+    notes = [f"output {output} varies by no more than its noise: nothing is proven of it" for output in dead]
     if saturation and saturation.exercised < saturation.clips:
         notes.append(f"{saturation.clips - saturation.exercised} clipped activations were never driven to their limit")
     return ParityReport(

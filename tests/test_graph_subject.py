@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from edgekit import golden, manifest
+from edgekit import golden, manifest, recheck
 from edgekit.cli import run
 from edgekit.graph.fp16 import kept_fp32
 from edgekit.runtimes.onnxruntime_cpu import CpuSession
@@ -259,6 +259,24 @@ class TestOpenAxes:
             assert shapes((*graph.graph.input, *graph.graph.output)) == [["batch", 3, 32, 32], ["batch", 10]]
             assert CpuSession(graph)({"x": np.zeros((5, 3, 32, 32), np.float32)})["y"].shape == (5, 10)
         assert variant["macs"] == 16 * 16 * (8 * 27 + 16 * 72) + 160  # of one image
+        assert [(check["name"], check["passed"]) for check in variant["parity"]["batch"]] == [
+            ("simplified", True),
+            ("fp16", True),
+        ]
+        found, folder = manifest.read_verified(Path(variant["dir"]))
+        assert all(check.passed for check in recheck.climb_again(found, folder).batch)
+
+    def test_rows_that_mix_in_an_open_batch_are_caught(self, tmp_path, capsys):
+        """Every row gets the mean over the batch: alone it is right, and in company it is not."""
+        body = [node("ReduceMean", "a", "m", axes=[0], keepdims=1), node("Add", "a m", "last")]
+        path = small(tmp_path / "mixing.onnx", body)
+        graph = onnx.load(path)
+        for end in (*graph.graph.input, *graph.graph.output):
+            end.type.tensor_type.shape.dim[0].dim_param = "n"
+        onnx.save(graph, path)
+        out = str(tmp_path / "out")
+        assert run(["export", str(path), "--dynamic-batch", "--no-engine", "--out", out]) == 1
+        assert "parity failed at rung batch:simplified" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("options", "what"),
@@ -308,7 +326,7 @@ class TestWhatHalfPrecisionCannotHold:
         folder = artifacts(exported, "hot")
         (note,) = manifest.read(folder).notes
         assert note.startswith("what leaves the range of half precision stays in FP32")
-        kept = kept_fp32((folder / "model.fp16.onnx").read_bytes())
+        kept = kept_fp32(onnx.load(folder / "model.fp16.onnx"))
         half = onnx.load(folder / "model.fp16.onnx").graph
         assert {one.op_type for one in half.node if one.name in kept} == {"Mul", "Sqrt"}
         assert {tensor.data_type for tensor in half.initializer} == {TensorProto.FLOAT16}

@@ -6,19 +6,27 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 import onnx
 import pytest
 from subjects import Subject
 
+from edgekit import pipeline, profile, sources
 from edgekit.errors import EdgekitError, InputUnusable
 from edgekit.graph.simplify import Simplified
 from edgekit.helpers import Helpers
 from edgekit.isolation import IsolationFailed
-from edgekit.proof import Reference
+from edgekit.journey import Journey, Proven
+from edgekit.manifest import Manifest
+from edgekit.models._counting import Counts
+from edgekit.parity.report import Liveness, ParityReport, Rung
+from edgekit.plan import Plan
+from edgekit.proof import Proof, Reference
 from edgekit.runtimes.onnxruntime_cpu import CpuSession
 from edgekit.subjects import Exported, Simplification
+from edgekit.variant import Variant
 
 pytestmark = [pytest.mark.xdist_group("ladder"), pytest.mark.usefixtures("one_thread")]
 
@@ -171,3 +179,69 @@ def test_a_quick_climb_has_no_rung_before_simplification(network: Network) -> No
     subject = network("mobilenet_v1")
     graphs = exported(subject, subject.graph, quick=True, half=True).at(subject.variant)
     assert [name for name, _, _ in graphs.rungs()] == ["simplified", "fp16"]
+
+
+# Remedies
+
+
+class Mending:
+    """A subject whose graph no simplification suits, and whose values no half holds; `asked` says in which order."""
+
+    digest, contract, notes, exporters = "", None, (), ("torchscript",)
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject, self.asked = subject, list[str]()
+
+    def export(self, variant: Variant, exporter: str) -> Exported:
+        broken = self.subject.graph()
+        weights = next(tensor for tensor in broken.graph.initializer if len(tensor.dims) == 4)
+        weights.raw_data = bytes(len(weights.raw_data))
+        return exported(self.subject, lambda: broken, half=True)
+
+    def narrowed(self, made: Exported, variant: Variant) -> Exported:
+        self.asked.append("narrowed")
+        assert made.simplified == made.raw  # what the remedy before left, not what it started from
+        raise InputUnusable("nothing to keep")
+
+
+def test_one_remedy_starts_from_what_the_other_left(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = network("mobilenet_v2")
+    mending = Mending(subject)
+    journey = object.__new__(Journey)
+    journey.subject = mending  # type: ignore[assignment]  # as much of one as remedies need
+    journey.exported = mending.export(subject.variant, "torchscript")
+    reports = iter(["simplified", "fp16", None])
+
+    def climb(_self: Journey, variant: Variant, inputs: object, made: Exported, stage: object, *notes: str) -> Proven:
+        failure = next(reports)
+        rungs = () if failure is None else (replace(PASSED, name=failure, passed=False, reason="told"),)
+        report = ParityReport(failure is None, "full", rungs, (), Liveness(1.0, 0.1, True))
+        return Proven(made.at(variant), "torchscript", Proof(report, ()), Counts(0, 0, ()), notes)
+
+    monkeypatch.setattr(Journey, "_climb", climb)
+    proven = journey._prove(subject.variant, [], lambda graphs: None)
+    assert mending.asked == ["narrowed"]
+    assert proven.notes == ("the simplification was rolled back (rung simplified had failed: told)",)
+
+
+PASSED = Rung("", "", True, None, None, None, 0, None, None, None, None, None)
+
+
+def test_a_mistake_of_our_own_is_told_with_its_place_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walk = Journey.walk
+
+    def stumbling(self: Journey, variant: Variant, tell: Callable[[str], None]) -> tuple[Manifest, Path]:
+        if variant.resolution == 32:
+            return walk(self, variant, lambda _: {}["missing"])
+        return walk(self, variant, tell)
+
+    monkeypatch.setattr(Journey, "walk", stumbling)
+    plan = Plan(sources.SeedWeights(0), (profile.load("cpu"),), ("fp32",), parity="quick", out=tmp_path)
+    variants = [Variant("mobilenet_v2", 0.1, side) for side in (32, 64)]
+    stumbled, good = pipeline.export_grid(variants, plan)
+    assert stumbled.error is not None
+    assert stumbled.error.got == "KeyError: 'missing'"
+    assert "test_journey.py, line" in (stumbled.error.where or "")
+    assert good.error is None

@@ -125,10 +125,11 @@ def _one_source(
         "name": source.text,
         "variant": asked | {"options": dict(variant.options)},
         "params": counts.params,
-        "macs": counts.macs,
+        "macs": None if source.kind in sources.PROGRAMS else counts.macs,
         "layers": to_json(counts.layers),
     }
-    head = f"{source.text}: {counts.params:,} params, {counts.macs:,} MACs"
+    macs = "unknown" if data["macs"] is None else f"{counts.macs:,}"
+    head = f"{source.text}: {counts.params:,} params, {macs} MACs"
     return data, f"{head}\n\n{_layer_table(counts)}"
 
 

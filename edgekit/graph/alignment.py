@@ -7,18 +7,12 @@ the original's Relu reads the norm, the changed graph's Relu of that name reads 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from onnx import ModelProto, NodeProto
 
 from edgekit.graph.scopes import domain
 
-COMPUTING = frozenset(
-    {"Attention", "BatchNormalization", "Conv", "ConvInteger", "ConvTranspose", "DeformConv", "Einsum", "GRU", "Gemm"}
-    | {"GroupNormalization", "If", "InstanceNormalization", "LSTM", "LayerNormalization", "Loop", "LpNormalization"}
-    | {"MatMul", "MatMulInteger", "QLinearConv", "QLinearMatMul", "RMSNormalization", "RNN", "Resize", "Scan"}
-    | {"FusedConv", "FusedMatMul", "FusedGemm"}
-)
 COMMUTATIVE = frozenset({"Add", "And", "Equal", "Max", "Mean", "Min", "Mul", "Or", "Sum", "Xor"})
 
 
@@ -39,20 +33,6 @@ def align(original: ModelProto, changed: ModelProto) -> dict[str, str]:
         elif not says and name in before and _same_kind(before[name], node):
             found[name] = name
     return {name: meant for name, meant in found.items() if meant in before}
-
-
-def computing(aligned: Mapping[str, str], changed: ModelProto) -> dict[str, str]:
-    """Of the aligned tensors, those made by nodes that multiply and add, normalise or decide, and the graph's outputs.
-
-    What lies between them is moved or mapped value by value; a fault there shows in the next of these. All of them
-    where there are none such.
-    """
-    outputs = {value.name for value in changed.graph.output}
-    makers = _makers(changed)
-    kept = {name: meant for name, meant in aligned.items() if makers[name].op_type in COMPUTING}
-    if not kept:
-        return dict(aligned)
-    return {name: meant for name, meant in aligned.items() if name in kept or name in outputs}
 
 
 def _makers(model: ModelProto) -> dict[str, NodeProto]:

@@ -165,9 +165,9 @@ def check_types(converted: onnx.ModelProto) -> None:
         raise InputUnusable("the graph cannot be converted to FP16", got=reason) from error
 
 
-def kept_fp32(model: bytes) -> frozenset[str]:
+def kept_fp32(model: onnx.ModelProto) -> frozenset[str]:
     """The nodes of a half-precision model that its metadata declares as kept in FP32."""
-    declared = _props(onnx.load_model_from_string(model)).get(KEPT_FP32_KEY, "")
+    declared = _props(model).get(KEPT_FP32_KEY, "")
     return frozenset(declared.split("\n")) - {""}
 
 

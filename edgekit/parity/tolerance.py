@@ -32,8 +32,9 @@ WORST_AMPLIFICATION = Distance(overall=2.0**11, channel=2.0**11 / WEAKEST_CHANNE
 # A tensor of so few numbers has no more roundings behind it than a channel has: a squeeze-and-excitation block's 96
 # scales come from 24 sums.
 FEW = 256
-# The logarithm of the ratio of two draws of n numbers each deviates by 1 / sqrt(n). It exceeds so many deviations once
-# in 10**8: below 16 numbers that takes more room than a factor of 4. Two scores may agree to any digit by chance.
+# The logarithm of the ratio of two draws of n numbers each deviates by about 1 / sqrt(n); 5.6 of those make more room
+# than a factor of 4 below 16 numbers. By the F distribution that is exceeded once in 2 million for 16 numbers, in
+# 25,000 for four, in 3,000 for two: two scores may agree to any digit by chance, and no factor is sure of them.
 DEVIATIONS = 5.6
 
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from edgekit.errors import InputUnusable, UsageError
+from edgekit.errors import InputUnusable
 from edgekit.manifest import TensorSpec
 from edgekit.preprocessing import Preprocessing
 from edgekit.sources import options
-from edgekit.sources.inputs import BATCH, describe
+from edgekit.sources.inputs import BATCH
 from edgekit.sources.loaded import Loaded
 from edgekit.sources.naming import Source
 from edgekit.sources.norms import NormWatch
@@ -160,14 +160,6 @@ def feed_of_examples(source: Source, module: nn.Module, examples: object) -> Fee
         raise InputUnusable("axis 0 of every input is the batch", where=source.text, got=shapes, hint=hint)
     specs = tuple(TensorSpec(name, _dtype(tensor), _dims(tensor)) for name, tensor in zip(names, put, strict=True))
     return Feed(specs, put, keywords)
-
-
-def check_inputs(source: Source, inputs: tuple[TensorSpec, ...]) -> None:
-    """Raise UsageError where a network that takes one image is given other inputs."""
-    if inputs:
-        got = describe(inputs)
-        hint = "--res sets the size; a factory of your own can take any inputs"
-        raise UsageError("the inputs of this source are known", where="--input", got=got, wanted=source.text, hint=hint)
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:

@@ -14,7 +14,7 @@ import onnx
 
 from edgekit.errors import EdgekitError
 from edgekit.graph.folded import set_folded_apart
-from edgekit.graph.fp16 import check_types, to_fp16
+from edgekit.graph.fp16 import check_types, kept_fp32, to_fp16
 from edgekit.graph.simplify import Simplified
 from edgekit.graph.specialise import specialise
 from edgekit.helpers import Helpers
@@ -93,7 +93,7 @@ class Exported:
         converted = to_fp16(self.simplified, self.keep)
         if not self.known:
             check_types(converted)
-        self.reference.settle(self.simplified, self.keep)
+        self.reference.settle(self.simplified, kept_fp32(converted))
         return converted
 
     @property
@@ -149,6 +149,9 @@ class Subject(Protocol):
     def export(self, variant: Variant, exporter: str) -> Exported:
         """Its graphs at the variant's own size. Raises InputUnusable where this exporter cannot express it."""
 
+    def close(self) -> None:
+        """Let go of whatever it runs in."""
+
     def narrowed(self, made: Exported, variant: Variant) -> Exported:
         """The same with everything in FP32 that leaves the range of a half. Raises InputUnusable where nothing does."""
 
@@ -163,7 +166,7 @@ def make(source: Source, variant: Variant, plan: Plan, helpers: Helpers) -> Subj
     if source.kind == "onnx":
         from edgekit.subjects.graph import GraphSubject
 
-        return GraphSubject(source, plan, helpers)
+        return GraphSubject(source, variant, plan, helpers)
     from edgekit.subjects.module import ModuleSubject
 
     return ModuleSubject(source, variant, plan, helpers)

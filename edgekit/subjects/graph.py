@@ -6,7 +6,6 @@ Whatever runs a stranger's graph runs in a process of its own, with limits on ti
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
@@ -16,7 +15,7 @@ import onnx
 from edgekit.errors import InputUnusable, UsageError
 from edgekit.graph import alignment, counting, given, incoming
 from edgekit.graph.feeds import Feed, fitting_feeds
-from edgekit.graph.fp16 import LARGEST_HALF
+from edgekit.graph.fp16 import LARGEST_HALF, name_nodes
 from edgekit.graph.halves import element_types, round_to_half
 from edgekit.graph.interface import Slot, sized
 from edgekit.graph.interface import slots as incoming_slots
@@ -48,9 +47,10 @@ class GraphSubject:
     contract: Preprocessing | None = None
     exporters: tuple[str, ...] = (ORIGINAL,)
 
-    def __init__(self, source: Source, plan: Plan, helpers: Helpers) -> None:
+    def __init__(self, source: Source, variant: Variant, plan: Plan, helpers: Helpers) -> None:
         assert source.path is not None
         self.path, self.plan, self.helpers = source.path, plan, helpers
+        self.open_batch = variant.batch is None
         taken = incoming.take(self.path)
         self.original = taken.model
         self.notes = taken.traits.notes()
@@ -77,7 +77,7 @@ class GraphSubject:
     def export(self, variant: Variant, exporter: str) -> Exported:
         """The file's own graph, closed at the sizes of its inputs, tidied and simplified."""
         feeds = self._fed(variant)[0].values
-        raw = self._closed(feeds, variant)
+        raw = self._closed(feeds)
         half = self.plan.half and not self._stays_single
         simplification = Simplification(self.helpers, raw)
         return Exported(
@@ -93,11 +93,15 @@ class GraphSubject:
 
     def reference(self, feeds: Feeds, quick: bool, fp16: bool) -> GraphReference:  # noqa: ARG002  # see `settle`
         """The graph as it came."""
-        return GraphReference(self.original, self._closed(feeds, None), self.runtime, quick)
+        return GraphReference(self.original, self._closed(feeds), self.runtime, quick)
 
     def side(self, variant: Variant) -> int | None:  # noqa: ARG002
         """Every graph is closed."""
         return None
+
+    def close(self) -> None:
+        """End the process that runs the graph."""
+        self.runtime.close()
 
     def narrowed(self, made: Exported, variant: Variant) -> Exported:
         """Nodes that make or take values which no half holds, on ordinary inputs, stay in FP32."""
@@ -115,11 +119,11 @@ class GraphSubject:
         session.close()
         return {name for trace in traces for name, array in trace.items() if _is_hot(array)}
 
-    def _closed(self, feeds: Feeds, variant: Variant | None) -> onnx.ModelProto:
+    def _closed(self, feeds: Feeds) -> onnx.ModelProto:
         """The graph at the sizes of what it is fed, with its constants where weights belong."""
         closed = onnx.ModelProto()
         closed.CopyFrom(self.original)
-        _close(closed, feeds, open_batch=variant is not None and variant.batch is None)
+        _close(closed, feeds, open_batch=self.open_batch)
         _declare_outputs(closed)
         try:
             self.runtime.load(closed.SerializeToString()).close()
@@ -142,10 +146,12 @@ class GraphReference:
     whichever is larger (docs/decisions/0005).
     """
 
-    raw_is_a_rung = checks_batches = False
+    raw_is_a_rung = False
 
     def __init__(self, model: onnx.ModelProto, closed: onnx.ModelProto, runtime: IsolatedCpu, quick: bool) -> None:
         self.model, self.closed, self.runtime, self.quick = model, closed, runtime, quick
+        held = {tensor.name for tensor in closed.graph.initializer}
+        self.checks_batches = all(_is_open(value) for value in closed.graph.input if value.name not in held)
         self.outputs = tuple(value.name for value in model.graph.output)
         self.rules = Rules(floor_rung=None, one_floor=quick, strict=False, gaps=True)
         self.tensors = [] if quick else _floats(model, element_types(model), WEIGHTED)
@@ -204,11 +210,8 @@ class GraphReference:
 
 
 def _named(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Nodes without a name of their own are called by what they make: what becomes of them in FP16 is told by name."""
-    taken = Counter(node.name for node in model.graph.node)
-    for node in model.graph.node:
-        if not node.name or taken[node.name] > 1:
-            node.name = f"{node.op_type}:{next(filter(None, node.output), '')}"
+    """What becomes of a node in FP16 is told by its name."""
+    name_nodes(model)
     return model
 
 

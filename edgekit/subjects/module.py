@@ -92,9 +92,12 @@ class ModuleSubject:
         """The variant's resolution, where the module takes any in one graph."""
         return variant.resolution if self.signature.open_size else None
 
+    def close(self) -> None:
+        """Nothing: it runs here."""
+
     def narrowed(self, made: Exported, variant: Variant) -> Exported:
         """Not for modules: the floor of half precision would overflow all the same."""
-        raise InputUnusable("FP16 does not hold the values of this network", where=variant.slug, got=made.exporter)
+        raise InputUnusable("FP16 does not hold the values of this network", where=f"{variant.slug} ({made.exporter})")
 
     def reference(self, feeds: Feeds, quick: bool, fp16: bool) -> Reference:
         """The module itself, with every weighted layer that a graph must have."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnx import ModelProto, NodeProto
 from tiny import model, node
 
-from edgekit.graph.alignment import align, computing
+from edgekit.graph.alignment import align
 
 
 def of(*nodes: NodeProto, outputs: tuple[str, ...] = ("y",)) -> ModelProto:
@@ -72,9 +72,3 @@ def test_a_cast_in_between_stands_for_what_it_casts() -> None:
         node("Conv", "r_cast w2", "y"),
     )
     assert align(ORIGINAL, half) == {"c": "c", "n": "n", "r": "r", "r_cast": "r", "y": "y"}
-
-
-def test_the_tensors_that_are_worth_comparing() -> None:
-    assert computing(align(ORIGINAL, ORIGINAL), ORIGINAL) == {name: name for name in "cny"}
-    simple = of(node("Neg", "x", "a"), node("Exp", "a", "y"))
-    assert computing(align(simple, simple), simple) == {"a": "a", "y": "y"}

@@ -24,13 +24,17 @@ ArtifactKind = Literal["onnx-fp32", "onnx-fp16", "engine", "module"]
 
 @dataclass(frozen=True)
 class Settings:
-    """How a runtime is to run: what of the contract the user chooses. None is the runtime's own default."""
+    """How a runtime is to run: what of the contract the user chooses. None is the runtime's own default.
+
+    `strict` is for a runtime that was asked for by name: `open` raises GateFailed where a single node runs elsewhere.
+    """
 
     threads: int | None = None
     spin: bool | None = None
     cuda_graph: bool | None = None
     transfers: Transfers | None = None
     compiled: bool = False
+    strict: bool = False
 
 
 @dataclass(frozen=True)

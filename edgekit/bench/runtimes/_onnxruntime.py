@@ -1,0 +1,263 @@
+"""Graphs in ONNX Runtime, on whichever provider: tensors bound once, so that a run makes nothing new."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter_ns
+
+import numpy as np
+import onnxruntime
+
+from edgekit.bench.record import Placement, Transfers
+from edgekit.bench.runtimes import Settings
+from edgekit.bench.runtimes._cores import usable_cores
+from edgekit.errors import GateFailed, InputUnusable, MachineLacks, UsageError
+from edgekit.parity.metrics import AnyArray, Feeds
+
+# onnxruntime-gpu looks for GPUs while it is imported and warns where there are none; only errors matter here.
+onnxruntime.set_default_logger_severity(3)
+
+CPU = "CPUExecutionProvider"
+Provider = tuple[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Threads:
+    """`count` threads for one inference; `shared`: from the pool that all sessions of the process have in common."""
+
+    count: int
+    spin: bool
+    shared: bool
+
+
+@dataclass
+class _SharedPool:
+    """ONNX Runtime has one for a process, made once; after that, no session can have threads of its own."""
+
+    count: int | None = None
+
+
+_pool = _SharedPool()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a graph is to run. `wanted` must take its nodes; `providers` are asked in this order, the CPU last.
+
+    `device` is where inputs and outputs lie: "cpu", or "cuda" where transfers are left out of the time.
+    """
+
+    wanted: str
+    providers: tuple[Provider, ...]
+    device: str
+    transfers: Transfers
+    cuda_graph: bool | None = None
+
+
+ON_CPU = Place(CPU, (), "cpu", "none")
+
+
+def open_on_cpu(path: Path, settings: Settings) -> OrtRunner:
+    """The graph on the CPU alone."""
+    refuse(settings, cuda_graph=settings.cuda_graph, compiled=settings.compiled)
+    if settings.transfers not in (None, "none"):
+        raise UsageError("nothing is transferred on the CPU", got=settings.transfers, wanted="none")
+    threads = prepare_threads(settings)
+    return OrtRunner(load(path, ON_CPU, threads), ON_CPU, threads, settings.strict)
+
+
+def refuse(settings: Settings, **unknown: bool | None) -> None:
+    """Raise UsageError for a setting that was turned on and that this runtime does not have."""
+    for name, value in unknown.items():
+        if value:
+            raise UsageError("this runtime has no such setting", where=name, got=str(getattr(settings, name)))
+
+
+def prepare_threads(settings: Settings) -> Threads:
+    """The threads that the settings ask for; the first time, the pool of the process is made.
+
+    Raises UsageError where this process already has a pool and the settings are others, MachineLacks where this ONNX
+    Runtime cannot share one.
+    """
+    count = settings.threads or usable_cores()
+    spin = count > 1 and settings.spin is not False  # one thread is the caller's own: nobody waits
+    if spin and _pool.count is None:
+        _make_pool(count)
+    if _pool.count is not None and (count, spin) != (_pool.count, True):
+        raise UsageError(
+            "all sessions of a process share one pool of threads",
+            got=f"{count} threads{'' if spin else ' that do not spin'}",
+            wanted=f"{_pool.count} that spin, as before",
+            hint="measure each number of threads in a process of its own",
+        )
+    return Threads(count, spin, shared=spin)
+
+
+def _make_pool(count: int) -> None:
+    if not hasattr(onnxruntime, "set_global_thread_pool_sizes"):
+        raise MachineLacks(
+            "this ONNX Runtime's sessions cannot share their threads",
+            got=onnxruntime.__version__,
+            hint="pip install -U onnxruntime, or measure without spinning, or with one thread",
+        )
+    onnxruntime.set_global_thread_pool_sizes(count, 1)
+    _pool.count = count
+
+
+def load(path: Path, place: Place, threads: Threads) -> onnxruntime.InferenceSession:
+    """A session with the graph. Raises InputUnusable where ONNX Runtime refuses it."""
+    providers = [(name, dict(options)) for name, options in place.providers] + [(CPU, {})]
+    try:
+        # Without enable_fallback=0, a provider that fails is replaced by another, with no more than a printed line.
+        return onnxruntime.InferenceSession(
+            str(path), _options(threads), providers=providers, enable_fallback=0, read_config_from_model=0
+        )
+    except Exception as error:  # onnxruntime's exceptions share no public base class
+        raise InputUnusable("ONNX Runtime cannot load the graph", where=str(path), got=str(error).strip()) from error
+
+
+def _options(threads: Threads) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails is raised as an error, too
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.inter_op_num_threads = 1
+    options.intra_op_num_threads = threads.count
+    options.use_per_session_threads = not threads.shared
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(threads.spin)))
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return options
+
+
+def placement(session: onnxruntime.InferenceSession) -> Placement | None:
+    """How many nodes each provider was given, None where this ONNX Runtime does not say.
+
+    They are counted when they are shared out: constants are folded by then, and neighbours not yet fused.
+    """
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return None
+    counted: Counter[str] = Counter()
+    for part in session.get_provider_graph_assignment_info():
+        counted[part.ep_name] += len(part.get_nodes())
+    return Placement(dict(counted))
+
+
+def check_placement(
+    wanted: str, found: Placement | None, active: Sequence[str], where: str, *, strict: bool = False
+) -> None:
+    """Raise GateFailed where `wanted` is not among the `active` providers or took no node; if `strict`, where it did
+    not take every node, or nobody can say.
+    """
+    if wanted not in active:
+        raise _elsewhere(where, f"only {', '.join(active)}", wanted, "edgekit doctor tells which providers really work")
+    if found is None:
+        if strict:
+            raise _elsewhere(where, "this ONNX Runtime does not tell", wanted, "pip install -U onnxruntime")
+        return
+    if found.share(wanted) == 0.0 or (strict and found.share(wanted) < 1.0):
+        shares = ", ".join(f"{count} nodes on {name}" for name, count in sorted(found.nodes.items()))
+        raise _elsewhere(where, shares or "no nodes", wanted, None)
+
+
+def _elsewhere(where: str, got: str, wanted: str, hint: str | None) -> GateFailed:
+    return GateFailed(
+        "the graph does not run where it was asked to", where=where, got=got, wanted=f"all of it on {wanted}", hint=hint
+    )
+
+
+@dataclass
+class _Bound:
+    """What is bound now; the arrays must live as long as they are."""
+
+    binding: onnxruntime.IOBinding
+    arrays: list[AnyArray] = field(default_factory=list)
+
+
+class OrtRunner:
+    """A session with its inputs and outputs bound. See `Runner`."""
+
+    def __init__(
+        self, session: onnxruntime.InferenceSession, place: Place, threads: Threads, strict: bool = False
+    ) -> None:
+        self._session, self._place = session, place
+        self.placement = placement(session)
+        check_placement(place.wanted, self.placement, session.get_providers(), _name(session), strict=strict)
+        self.transfers, self.cuda_graph = place.transfers, place.cuda_graph
+        self.threads: int | None = threads.count
+        self.spin: bool | None = threads.spin
+        self._bound: _Bound | None = None
+
+    def feed(self, feeds: Feeds) -> None:
+        """Bind the inputs, and room for the outputs, whose shapes one run tells. Raises InputUnusable where the graph
+        cannot be run on them.
+        """
+        bound = _Bound(self._session.io_binding())
+        self._check_names(feeds)
+        try:
+            self._bind(bound, feeds)
+        except Exception as error:
+            raise InputUnusable("ONNX Runtime cannot run the graph", got=str(error).strip()) from error
+        self._bound = bound
+
+    def _bind(self, bound: _Bound, feeds: Feeds) -> None:
+        device = self._place.device
+        for value in self._session.get_inputs():
+            array = np.array(feeds[value.name], order="C")  # a copy: whoever fed it may change it
+            bound.arrays.append(array)
+            bound.binding.bind_ortvalue_input(
+                value.name, onnxruntime.OrtValue.ortvalue_from_numpy(array, device_type=device)
+            )
+        names = [value.name for value in self._session.get_outputs()]
+        for name in names:
+            bound.binding.bind_output(name, device)
+        self._session.run_with_iobinding(bound.binding)
+        for name, result in zip(names, bound.binding.get_outputs(), strict=True):
+            bound.binding.bind_ortvalue_output(name, result)
+
+    def _check_names(self, feeds: Feeds) -> None:
+        wanted = {value.name for value in self._session.get_inputs()}
+        if wanted != set(feeds):
+            raise InputUnusable(
+                "these are not the graph's inputs",
+                got=", ".join(sorted(feeds)) or "none",
+                wanted=", ".join(sorted(wanted)),
+            )
+
+    def sample(self, count: int) -> Sequence[float]:
+        """Seconds of `count` runs by the host's clock; on a GPU, until it has finished."""
+        run, binding, clock = self._session.run_with_iobinding, self._binding(), perf_counter_ns
+        starts, ends = [0] * count, [0] * count
+        for number in range(count):
+            starts[number] = clock()
+            run(binding)
+            ends[number] = clock()
+        return [(end - start) * 1e-9 for start, end in zip(starts, ends, strict=True)]
+
+    def outputs(self) -> Mapping[str, AnyArray]:
+        """One more run's outputs by name, as copies."""
+        binding = self._binding()
+        self._session.run_with_iobinding(binding)
+        names = [value.name for value in self._session.get_outputs()]
+        arrays = binding.copy_outputs_to_cpu()
+        return {name: at_least_float32(array) for name, array in zip(names, arrays, strict=True)}
+
+    def _binding(self) -> onnxruntime.IOBinding:
+        if self._bound is None:
+            raise UsageError("nothing was fed yet", wanted="feed() before the first run")
+        return self._bound.binding
+
+    def close(self) -> None:
+        """Let go of the session; the shared threads stay."""
+        self._bound = None
+        self._session = None
+
+
+def at_least_float32(array: AnyArray) -> AnyArray:
+    """A copy; float16 as float32."""
+    return np.array(array, np.float32 if array.dtype == np.float16 else array.dtype)
+
+
+def _name(session: onnxruntime.InferenceSession) -> str:
+    return session.get_modelmeta().graph_name or "the graph"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter_ns
 
@@ -20,7 +23,9 @@ from edgekit.parity.metrics import AnyArray, Feeds
 # onnxruntime-gpu looks for GPUs while it is imported and warns where there are none; only errors matter here.
 onnxruntime.set_default_logger_severity(3)
 
-CPU = "CPUExecutionProvider"
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+NO_TF32 = {"use_tf32": "0"}  # as in every engine that edgekit builds: FP32 asked is FP32
+GRAPH_OPTION = {CUDA: "enable_cuda_graph", TENSORRT: "trt_cuda_graph_enable"}
 Provider = tuple[str, Mapping[str, str]]
 
 
@@ -67,6 +72,47 @@ def open_on_cpu(path: Path, settings: Settings) -> OrtRunner:
         raise UsageError("nothing is transferred on the CPU", got=settings.transfers, wanted="none")
     threads = prepare_threads(settings)
     return OrtRunner(load(path, ON_CPU, threads), ON_CPU, threads, settings.strict)
+
+
+def open_on_gpu(
+    path: Path,
+    settings: Settings,
+    wanted: str,
+    others: tuple[Provider, ...],
+    options: Mapping[str, str] | None = None,
+) -> OrtRunner:
+    """The graph on the provider `wanted`, with `others` for the nodes that it does not take."""
+    refuse(settings, compiled=settings.compiled)
+    if wanted not in onnxruntime.get_available_providers():
+        raise MachineLacks(f"this ONNX Runtime has no {wanted}", hint="pip install onnxruntime-gpu")
+    _preload()
+    own = NO_TF32 if wanted == CUDA else {}
+    graph = {GRAPH_OPTION[wanted]: str(int(bool(settings.cuda_graph)))}
+    device, transfers = _where_tensors_lie(settings)
+    providers = ((wanted, {**own, **graph, **(options or {})}), *others)
+    place = Place(wanted, providers, device, transfers, bool(settings.cuda_graph))
+    threads = prepare_threads(replace(settings, threads=settings.threads or 1))
+    return OrtRunner(load(path, place, threads), place, threads, settings.strict)
+
+
+def _where_tensors_lie(settings: Settings) -> tuple[str, Transfers]:
+    transfers = settings.transfers or ("excluded" if settings.cuda_graph else "included")
+    if transfers == "none" or (settings.cuda_graph and transfers == "included"):
+        raise UsageError(
+            "these transfers do not go with a CUDA graph" if settings.cuda_graph else "a GPU has transfers",
+            got=transfers,
+            wanted="excluded" if settings.cuda_graph else "included or excluded",
+        )
+    return ("cuda" if transfers == "excluded" else "cpu"), transfers
+
+
+def _preload() -> None:
+    """Load the libraries of CUDA and TensorRT where pip has put them: the loader would not look there."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("tensorrt")
+    if hasattr(onnxruntime, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+            onnxruntime.preload_dlls()
 
 
 def refuse(settings: Settings, **unknown: bool | None) -> None:
@@ -167,12 +213,13 @@ def _elsewhere(where: str, got: str, wanted: str, hint: str | None) -> GateFaile
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Bound:
-    """What is bound now; the arrays must live as long as they are."""
+    """What is bound: the inputs by name, whose memory stays where it is; `arrays` is that memory on the CPU."""
 
     binding: onnxruntime.IOBinding
-    arrays: list[AnyArray] = field(default_factory=list)
+    inputs: Mapping[str, onnxruntime.OrtValue]
+    arrays: Mapping[str, AnyArray]
 
 
 class OrtRunner:
@@ -190,31 +237,34 @@ class OrtRunner:
         self._bound: _Bound | None = None
 
     def feed(self, feeds: Feeds) -> None:
-        """Bind the inputs, and room for the outputs, whose shapes one run tells. Raises InputUnusable where the graph
-        cannot be run on them.
+        """Bind the inputs, and room for the outputs, whose shapes one run tells; the next of the same shapes go to the
+        same places, where a CUDA graph looks for them. Raises InputUnusable where the graph cannot be run on them.
         """
-        bound = _Bound(self._session.io_binding())
         self._check_names(feeds)
         try:
-            self._bind(bound, feeds)
+            if self._bound is not None and _alike(self._bound.arrays, feeds):
+                for name, value in self._bound.inputs.items():
+                    value.update_inplace(np.ascontiguousarray(feeds[name]))
+            else:
+                self._bound = self._bind(feeds)
         except Exception as error:
             raise InputUnusable("ONNX Runtime cannot run the graph", got=str(error).strip()) from error
-        self._bound = bound
 
-    def _bind(self, bound: _Bound, feeds: Feeds) -> None:
-        device = self._place.device
-        for value in self._session.get_inputs():
-            array = np.array(feeds[value.name], order="C")  # a copy: whoever fed it may change it
-            bound.arrays.append(array)
-            bound.binding.bind_ortvalue_input(
-                value.name, onnxruntime.OrtValue.ortvalue_from_numpy(array, device_type=device)
-            )
+    def _bind(self, feeds: Feeds) -> _Bound:
+        device, binding = self._place.device, self._session.io_binding()
+        # Copies: whoever fed them may change them.
+        arrays = {value.name: np.array(feeds[value.name], order="C") for value in self._session.get_inputs()}
+        make = onnxruntime.OrtValue.ortvalue_from_numpy
+        inputs = {name: make(array, device_type=device) for name, array in arrays.items()}
+        for name, value in inputs.items():
+            binding.bind_ortvalue_input(name, value)
         names = [value.name for value in self._session.get_outputs()]
         for name in names:
-            bound.binding.bind_output(name, device)
-        self._session.run_with_iobinding(bound.binding)
-        for name, result in zip(names, bound.binding.get_outputs(), strict=True):
-            bound.binding.bind_ortvalue_output(name, result)
+            binding.bind_output(name, device)
+        self._session.run_with_iobinding(binding)
+        for name, result in zip(names, binding.get_outputs(), strict=True):
+            binding.bind_ortvalue_output(name, result)
+        return _Bound(binding, inputs, arrays)
 
     def _check_names(self, feeds: Feeds) -> None:
         wanted = {value.name for value in self._session.get_inputs()}
@@ -252,6 +302,10 @@ class OrtRunner:
         """Let go of the session; the shared threads stay."""
         self._bound = None
         self._session = None
+
+
+def _alike(bound: Mapping[str, AnyArray], feeds: Feeds) -> bool:
+    return all(bound[name].shape == feeds[name].shape and bound[name].dtype == feeds[name].dtype for name in bound)
 
 
 def at_least_float32(array: AnyArray) -> AnyArray:

@@ -6,6 +6,7 @@ import ctypes
 import importlib.metadata
 import importlib.util
 from functools import lru_cache
+from pathlib import Path
 
 ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
@@ -26,6 +27,15 @@ def missing_module(module: str, install: str) -> str | None:
     if importlib.util.find_spec(module) is not None:
         return None
     return f"the Python package {module}: {install}"
+
+
+def missing_provider(name: str) -> str | None:
+    """What to install where ONNX Runtime is not here, or was built without the provider "cuda" or "tensorrt"."""
+    spec = importlib.util.find_spec("onnxruntime")
+    library = Path(spec.origin or "").parent / "capi" / f"libonnxruntime_providers_{name}.so" if spec else None
+    if library is not None and library.is_file():
+        return None
+    return f"an ONNX Runtime with {name}: pip install onnxruntime-gpu"
 
 
 @lru_cache(maxsize=1)

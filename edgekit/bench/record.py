@@ -5,12 +5,18 @@ A bench file is one JSON object, a `BenchFile`. Samples are in seconds. Nothing 
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
-from edgekit.manifest import VariantRecord
+from edgekit import schema as schemas
+from edgekit.errors import InputUnusable
+from edgekit.manifest import VariantRecord, disk_errors
 
 SCHEMA = 1
+LARGEST = 512 * 2**20
 FILE = "bench.json"  # in the folder that was measured, where --out names no other
 
 Clock = Literal["host", "device"]
@@ -24,7 +30,8 @@ class Contract:
 
     `clock`: the host's, around the call, or the device's own. `transfers` to and from a device are in the time, left
     out, or there are none. `spin`: whether waiting threads keep their cores busy. `threads`: that one inference may
-    use, None where the runtime does not say. `warmup`: runs before the first sample. `inputs`: made up, or images
+    use, None where the runtime does not say. `warmup`: the least runs before the first sample; more where it takes
+    longer until the time is steady. `inputs`: made up, or images
     through the preprocessing contract. `versions` are those of the runtime's packages.
     """
 
@@ -73,7 +80,7 @@ class Subject:
 @dataclass(frozen=True)
 class Memory:
     """In bytes; None where it cannot be read. `rss_peak`: of the runtime's process with this artifact alone loaded and
-    run; `rss_base`: of the same process before it was loaded.
+    run; `rss_base`: of the same process before the runtime and the artifact were loaded.
     """
 
     artifact: int
@@ -127,7 +134,8 @@ class Result:
     """One artifact under one runtime. `samples` has for every round the seconds of each run in it.
 
     `latency`, `ratio`, `throughput_per_s` and `verdict` are derived from the samples, and stored so that a reader need
-    not do it again. `power_w`: mean watts while it ran, where a sensor exists.
+    not do it again. `power_w`: mean watts of the whole board or package while its runtime was measured, where a sensor
+    exists. `warmup_s`: seconds spent on warming up, `load_s` on loading.
     """
 
     subject: Subject
@@ -141,11 +149,28 @@ class Result:
     memory: Memory | None = None
     parity: tuple[ParityCheck, ...] = ()
     power_w: float | None = None
+    warmup_s: float | None = None
+    load_s: float | None = None
 
     @property
     def name(self) -> str:
         """The same for the same variant, precision and runtime in every file."""
         return f"{self.subject.slug}/{self.subject.kind}/{self.contract.runtime}"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the ratios of one runtime's results are ratios to.
+
+    `name` is `reference-1` for edgekit's own small graph, else that of a result. `samples` as a result's, of the same
+    rounds. `launches` has for every round the number of the process that measured it: each lays out its memory anew.
+    """
+
+    runtime: str
+    name: str
+    sha256: str
+    samples: tuple[tuple[float, ...], ...]
+    launches: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -160,7 +185,11 @@ class NotMeasured:
 
 @dataclass(frozen=True)
 class Telemetry:
-    """What the machine did meanwhile. Shares are 0 to 1, temperatures in degrees Celsius; None: cannot be read here."""
+    """What the machine did meanwhile. Shares are 0 to 1, temperatures in degrees Celsius; None: cannot be read here.
+
+    `other_load`: the share of the machine's processor time that other processes took. `round_spread`: how much slower
+    the round at the 90th percentile was than the one at the 10th, as a share.
+    """
 
     seconds: float
     rounds: int
@@ -171,6 +200,8 @@ class Telemetry:
     temperature_c: tuple[float, float] | None = None
     throttled: bool | None = None
     round_spread: float | None = None
+    other_load: float | None = None
+    power_w: float | None = None
 
 
 @dataclass(frozen=True)
@@ -186,4 +217,41 @@ class BenchFile:
     not_measured: tuple[NotMeasured, ...] = ()
     advice: tuple[str, ...] = ()
     seed: int = 0
+    references: tuple[Reference, ...] = ()
     schema: int = field(default=SCHEMA)
+
+
+def encode(file: BenchFile) -> bytes:
+    """The file as it stands on disk."""
+    return (json.dumps(schemas.to_json(file), allow_nan=False) + "\n").encode()
+
+
+def write(file: BenchFile, path: Path) -> None:
+    """Write it whole or not at all. Raises UsageError or MachineLacks where the disk refuses."""
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as out:
+            out.write(encode(file))
+            out.flush()
+            os.fsync(out.fileno())
+        partial.replace(path)
+
+
+def read(path: Path) -> BenchFile:
+    """Read a bench file. Raises InputUnusable for what is none."""
+    try:
+        if path.stat().st_size > LARGEST:
+            raise InputUnusable("the file is too large for a benchmark", where=str(path))
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputUnusable("cannot read the benchmark", where=str(path), got=reason, hint="edgekit bench") from error
+    except (ValueError, RecursionError) as error:
+        raise InputUnusable("the benchmark is not JSON", where=str(path), got=str(error)) from error
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise InputUnusable("this is not a bench file of this edgekit", where=str(path), wanted=f"schema {SCHEMA}")
+    try:
+        return schemas.read(BenchFile, data)
+    except schemas.SchemaError as error:
+        raise InputUnusable("the benchmark does not fit its schema", where=str(path), got=str(error)) from error

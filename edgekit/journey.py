@@ -18,6 +18,7 @@ import torch
 
 from edgekit import __version__, environment, golden, profile, sources, subjects
 from edgekit.errors import EdgekitError
+from edgekit.graph.mould import Mould
 from edgekit.helpers import EngineBuilds, Helpers
 from edgekit.manifest import (
     Artifact,
@@ -80,14 +81,18 @@ class Remedy:
 class Journey:
     """One network at any size. Raises EdgekitError when it cannot be made or exported."""
 
-    def __init__(self, variant: Variant, plan: Plan, helpers: Helpers) -> None:
+    def __init__(self, variant: Variant, plan: Plan, helpers: Helpers, mould: Mould | None = None) -> None:
         # On a busy machine two threads make PyTorch's convolutions up to thirty times slower than one.
         torch.set_num_threads(1)
         self.plan, self.helpers = plan, helpers
         self.source = plan.source(variant)
         sources.check(variant, plan.weights_of(variant), self.source)
         self.subject = subjects.make(self.source, variant, plan, helpers)
-        self.exported = self.subject.export(variant, self.subject.exporters[0])
+        self.exported = self.subject.export(variant, self.subject.exporters[0], mould)
+
+    def end(self) -> Mould | None:
+        """Give back a mould for networks of the same make, where there is one. No further variant can be walked."""
+        return self.exported.mould()
 
     def walk(self, variant: Variant, tell: Tell) -> tuple[Manifest, Path]:
         """Carry one variant to its folder; returns its manifest and that folder.
@@ -143,7 +148,7 @@ class Journey:
         """Other ways to make the graphs, the least change first; each starts from what the one before left."""
         first = self.exported
         if variant != first.made_at:
-            note = "the graph depends on the resolution and was exported on its own"
+            note = "the graph depends on the resolution or the width, and was exported on its own"
             yield Remedy(note, ("onnx", "simplified"), lambda made: self.subject.export(variant, made.exporter))
         note = "the simplification was rolled back"
         yield Remedy(note, ("simplified",), lambda made: self._unsimplified(variant, made))

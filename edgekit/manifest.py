@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from edgekit import schema
+from edgekit import headed, schema
 from edgekit.errors import EdgekitError, InputUnusable, MachineLacks, UsageError
 from edgekit.parity.report import ParityReport
 from edgekit.preprocessing import Preprocessing
@@ -340,7 +340,7 @@ def _settle(path: Path, data: bytes) -> str:
     """Get a written file on the disk; returns its sha256."""
     with disk_errors(path), path.open("rb") as file:
         os.fsync(file.fileno())
-    return hashlib.sha256(data).hexdigest()
+    return headed.sha256(data)
 
 
 def _listed(folder: Path) -> set[str]:

@@ -23,6 +23,7 @@ from edgekit.plan import Plan
 from edgekit.variant import Variant
 
 if TYPE_CHECKING:
+    from edgekit.graph.mould import Mould
     from edgekit.journey import Journey
 
 
@@ -134,14 +135,12 @@ def _import_journey() -> None:
 
 
 def _build_in_workers(tasks: Sequence[Task], plan: Plan, helpers: Sequence[Helpers], hear: Watcher) -> None:
-    def work(number: int, task: Task, report: Listener) -> None:
-        _work(task, plan, helpers[number], report)
-
+    worker = _Worker(plan, helpers)
     pending = list(tasks)
     while pending:
         finished: set[Variant] = set()
         lost: list[Task] = []
-        for event in pool.run(pending, work, len(helpers)):
+        for event in pool.run(pending, worker.work, len(helpers)):
             if isinstance(event, pool.Died):
                 lost += _bury(event, finished, plan, hear)
             else:
@@ -170,28 +169,50 @@ def _tasks(variants: Sequence[Variant], jobs: int) -> list[Task]:
     return [Task(tuple(group[part::parts])) for group in ordered for part in range(parts) if group[part::parts]]
 
 
-def _work(task: Task, plan: Plan, helpers: Helpers, report: Listener) -> None:
-    """Carry a task's variants through the journey, one after the other; every one ends in an Outcome."""
-    gc.disable()  # a quarter of torch.onnx's time (211 ms against 156) goes into finding next to nothing
-    journey: Journey | None = None
-    for variant in task.variants:
-        start = time.perf_counter()
+class _Worker:
+    """What a worker process does; each has its own copy. `mould` is what the last network left for the next one."""
+
+    def __init__(self, plan: Plan, helpers: Sequence[Helpers]) -> None:
+        self.plan, self.helpers = plan, helpers
+        self.mould: Mould | None = None
+
+    def work(self, number: int, task: Task, report: Listener) -> None:
+        """Carry a task's variants through the journey, one after the other; every one ends in an Outcome."""
+        gc.disable()  # a quarter of torch.onnx's time (211 ms against 156) goes into finding next to nothing
+        journey: Journey | None = None
+        for variant in task.variants:
+            start = time.perf_counter()
+            try:
+                journey = journey or self._journey(number, task, variant, report)
+                found, directory = journey.walk(variant, partial(_tell, variant, report))
+                error = gate(found, variant.slug)
+                report(Outcome(variant, directory, time.perf_counter() - start, found, error=error))
+            except Exception as failure:  # the others of the grid go on
+                seconds = time.perf_counter() - start
+                report(Outcome(variant, self.plan.folder(variant), seconds, error=_as_error(failure)))
+            gc.collect(0)
+        self.mould = self._left_by(journey)
+
+    def _journey(self, number: int, task: Task, variant: Variant, report: Listener) -> Journey:
+        """The task's network, exported at its smallest size, which is the fastest; `variant` is waiting for it."""
+        from edgekit.journey import Journey
+
+        report(Stage(variant, "export"))
+        smallest = min(task.variants, key=lambda other: other.resolution or 0)
+        return Journey(smallest, self.plan, self.helpers[number], self.mould)
+
+    @staticmethod
+    def _left_by(journey: Journey | None) -> Mould | None:
         try:
-            journey = journey or _journey(task, variant, plan, helpers, report)
-            found, directory = journey.walk(variant, partial(_tell, variant, report))
-            error = gate(found, variant.slug)
-            report(Outcome(variant, directory, time.perf_counter() - start, found, error=error))
-        except EdgekitError as failure:
-            seconds = time.perf_counter() - start
-            report(Outcome(variant, plan.folder(variant), seconds, error=failure))
-        except Exception as bug:  # the others of the grid go on, and the user hears what it was, not that a worker died
-            seconds = time.perf_counter() - start
-            report(Outcome(variant, plan.folder(variant), seconds, error=_as_error(bug)))
-        gc.collect(0)
+            return journey.end() if journey else None
+        except EdgekitError:  # its graphs could not be made: that is in its variants' outcomes
+            return None
 
 
 def _as_error(bug: Exception) -> EdgekitError:
-    """A mistake of edgekit's own, or of a library's, as an error that says where."""
+    """What went wrong. A mistake of edgekit's own, or of a library's: the user hears where, not that a worker died."""
+    if isinstance(bug, EdgekitError):
+        return bug
     place = traceback.extract_tb(bug.__traceback__)[-1]
     return EdgekitError(
         "this should not have happened",
@@ -203,14 +224,6 @@ def _as_error(bug: Exception) -> EdgekitError:
 
 def _tell(variant: Variant, report: Listener, station: str) -> None:
     report(Stage(variant, station))
-
-
-def _journey(task: Task, variant: Variant, plan: Plan, helpers: Helpers, report: Listener) -> Journey:
-    """The task's network, exported at its smallest size, which is the fastest; `variant` is waiting for it."""
-    from edgekit.journey import Journey
-
-    report(Stage(variant, "export"))
-    return Journey(min(task.variants, key=lambda other: other.resolution or 0), plan, helpers)
 
 
 def gate(found: Manifest, name: str) -> GateFailed | None:

@@ -50,7 +50,7 @@ class Graphs:
         return [(name, model, precision) for name, model, precision in chain if model is not None]
 
 
-Sessions = Mapping[bytes, Tracer]
+Sessions = Mapping[int, Tracer]  # by the identity of the serialised graph: hashing 14 MB takes as long as a rung
 
 
 class AnyReference(Protocol):
@@ -184,7 +184,8 @@ def prove(reference: AnyReference, graphs: Graphs, inputs: Sequence[Input], batc
     wants_batches = reference.checks_batches and not (reference.quick and batch == 1)
     one_row = wants_batches and batch == 1
     # Simplification often changes nothing; the same graph is run once, and is every rung that it is.
-    sessions = {model: reference.open(model, one_row=one_row) for model in {model for _, model, _ in graphs.rungs()}}
+    models = {id(model): model for _, model, _ in graphs.rungs()}
+    sessions = {key: reference.open(model, one_row=one_row) for key, model in models.items()}
     result = _climb(reference, graphs, inputs, sessions)
     checks = _batch_checks(graphs, inputs, batch, result, sessions) if wants_batches else ()
     return Proof(_report(reference, inputs, result, checks), result.outputs[result.truth])
@@ -211,7 +212,8 @@ def _session_for_more(model: bytes, tensors: Sequence[str]) -> CpuSession:
 
 def _climb(reference: AnyReference, graphs: Graphs, inputs: Sequence[Input], sessions: Sessions) -> Climb:
     steps = [
-        Step(name, sessions[model], precision, _absent(sessions[model])) for name, model, precision in graphs.rungs()
+        Step(name, sessions[id(model)], precision, _absent(sessions[id(model)]))
+        for name, model, precision in graphs.rungs()
     ]
     truth = Step(reference.truth.name, reference.answers(inputs), reference.truth.precision)
     floors = reference.floors
@@ -324,7 +326,7 @@ def _batch_checks(
     graphs: Graphs, inputs: Sequence[Input], batch: int | None, result: Climb, sessions: Sessions
 ) -> tuple[BatchCheck, ...]:
     """The last fp32 graph, and the fp16 one: what is deployed."""
-    deployed = {precision: (name, sessions[model]) for name, model, precision in graphs.rungs()}
+    deployed = {precision: (name, sessions[id(model)]) for name, model, precision in graphs.rungs()}
     return tuple(
         _batch_check(name, session, inputs, batch, result, precision) for precision, (name, session) in deployed.items()
     )

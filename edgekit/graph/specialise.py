@@ -9,25 +9,95 @@ from __future__ import annotations
 
 import onnx
 
+from edgekit.headed import Head, Headed
+
+GRAPH = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"]
+GRAPH_TAG = bytes([GRAPH.number << 3 | 2])  # 2: what follows has a length
+
+
+class Sizes:
+    """A graph at any size, without serialising its weights for each: only the declared dimensions are written anew.
+
+    Only graphs with one image input qualify. `model` loses the shapes recorded for its intermediate tensors, which
+    belong to the size of the export, and nothing else.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        del model.graph.value_info[:]
+        self._interface = onnx.GraphProto(input=model.graph.input, output=model.graph.output)
+        self._nodes, self._behind = self._graph(model.graph)
+        self._before, self._after = _around_graph(model)
+        self._heads: dict[int, Head] = {}
+
+    def at(self, resolution: int, batch: int | None) -> Headed:
+        """The serialised model for inputs (batch, C, resolution, resolution); batch None is a dynamic dimension."""
+        for dim in self._interface.input[0].type.tensor_type.shape.dim[2:4]:
+            _set(dim, resolution)
+        _set_rows(self._interface, batch)
+        rest = self._interface.SerializeToString(deterministic=True) + self._behind
+        return Headed.joined(self._head(len(rest)), rest + self._after)
+
+    def same_as(self, other: Sizes) -> bool:
+        """Whether both are the same graph but for the declared sizes."""
+        ours, theirs = ((sizes._nodes, sizes._behind, sizes._before, sizes._after) for sizes in (self, other))
+        return ours == theirs
+
+    def _graph(self, graph: onnx.GraphProto) -> tuple[bytes, bytes]:
+        """The serialised graph up to its inputs and outputs, and what follows them."""
+        del graph.input[:], graph.output[:]
+        whole, behind = bytes(graph.SerializeToString(deterministic=True)), _later(graph, "value_info")
+        graph.MergeFrom(self._interface)
+        return whole[: len(whole) - len(behind)], behind
+
+    def _head(self, rest: int) -> Head:
+        """Everything up to the inputs, the graph's length in bytes included, of which `rest` are still to come."""
+        length = len(self._nodes) + rest
+        if length not in self._heads:
+            self._heads[length] = Head(self._before + GRAPH_TAG + _varint(length), self._nodes)
+        return self._heads[length]
+
+
+def _around_graph(model: onnx.ModelProto) -> tuple[bytes, bytes]:
+    """What stands before and behind the graph in the serialised model."""
+    after = _later(model, "graph")
+    names = [field.name for field, _ in model.ListFields() if field.number < GRAPH.number]
+    before = onnx.ModelProto(**{name: getattr(model, name) for name in names})
+    return bytes(before.SerializeToString(deterministic=True)), after
+
+
+def _later(message: onnx.GraphProto | onnx.ModelProto, name: str) -> bytes:
+    """The serialised fields behind that one. Fields are serialised in the order of their numbers."""
+    first = message.DESCRIPTOR.fields_by_name[name].number
+    names = [field.name for field, _ in message.ListFields() if field.number > first]
+    later = type(message)(**{name: getattr(message, name) for name in names})
+    return bytes(later.SerializeToString(deterministic=True))
+
+
+def _varint(number: int) -> bytes:
+    """A whole number as protobuf writes it: seven bits a byte, the lowest first."""
+    found = bytearray()
+    while number > 0x7F:
+        found.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*found, number])
+
 
 def specialise(model: onnx.ModelProto, resolution: int, batch: int | None) -> bytes:
-    """The serialised model for inputs (batch, C, resolution, resolution); batch None is a dynamic dimension.
-
-    `model` is changed in place, and may be specialised again. Only graphs with one image input qualify.
-    """
-    for dim in model.graph.input[0].type.tensor_type.shape.dim[2:4]:
-        _set(dim, resolution)
-    set_batch(model, batch)
-    return bytes(model.SerializeToString(deterministic=True))
+    """One graph of `Sizes`."""
+    return Sizes(model).at(resolution, batch)
 
 
 def set_batch(model: onnx.ModelProto, batch: int | None) -> None:
     """Declare another batch for every input and output, in place; None is a dynamic dimension."""
-    for value in (*model.graph.input, *model.graph.output):
-        for dim in value.type.tensor_type.shape.dim[:1]:
-            _set(dim, batch)
+    _set_rows(model.graph, batch)
     # Shapes recorded for intermediate tensors belong to the size of the export.
     del model.graph.value_info[:]
+
+
+def _set_rows(graph: onnx.GraphProto, batch: int | None) -> None:
+    for value in (*graph.input, *graph.output):
+        for dim in value.type.tensor_type.shape.dim[:1]:
+            _set(dim, batch)
 
 
 def _set(dim: onnx.TensorShapeProto.Dimension, size: int | None) -> None:

@@ -15,8 +15,9 @@ import onnx
 from edgekit.errors import EdgekitError
 from edgekit.graph.folded import set_folded_apart
 from edgekit.graph.fp16 import check_types, kept_fp32, to_fp16
+from edgekit.graph.mould import Mould
 from edgekit.graph.simplify import Simplified
-from edgekit.graph.specialise import specialise
+from edgekit.graph.specialise import Sizes
 from edgekit.helpers import Helpers
 from edgekit.manifest import TensorSpec
 from edgekit.models._counting import Counts
@@ -51,7 +52,8 @@ class Exported:
 
     `any_size` says that nothing in them but the declared dimensions of input and outputs depends on the size. `half` is
     whether there is to be a graph in half precision: "try" does without where it cannot be made. `known` graphs are
-    this package's own; others are looked at more closely. The nodes named in `keep` stay in FP32.
+    this package's own; others are looked at more closely. The nodes named in `keep` stay in FP32. `take_mould` makes a
+    mould of the graph and the simplified one.
     """
 
     exporter: str
@@ -63,6 +65,13 @@ class Exported:
     reference: AnyReference
     known: bool = True
     keep: frozenset[str] = frozenset()
+    take_mould: Callable[[onnx.ModelProto, onnx.ModelProto], Mould | None] | None = None
+
+    def mould(self) -> Mould | None:
+        """What the graphs of other widths can be made from, where that is so; these here are used up."""
+        if self.take_mould is None or not self.any_size or self.notes:
+            return None
+        return self.take_mould(self.raw, self.simplified)
 
     @cached_property
     def _simplified(self) -> tuple[onnx.ModelProto, str | None]:
@@ -113,16 +122,30 @@ class Exported:
 
     def at(self, variant: Variant) -> Graphs:
         """The serialised graphs for the variant's resolution and batch."""
-        simplified = self._sized(self.simplified, variant)
-        # Where only what is delivered is looked at, the graph before simplification is no file of its own.
-        raw = self._sized(self.raw, variant) if self.reference.raw_is_a_rung else None
-        half = None if self.fp16 is None else self._sized(self.fp16, variant)
-        return Graphs(simplified if raw == simplified else raw, simplified, half)
+        if not self.any_size or variant.resolution is None:
+            simplified, raw, half = (self._serialised(model) for model in (self.simplified, self._raw_rung, self.fp16))
+            assert simplified is not None
+            return Graphs(simplified if raw == simplified else raw, simplified, half)
+        deployed, before, after = self._sizes
+        sized = {sizes: sizes.at(variant.resolution, variant.batch) for sizes in self._sizes if sizes is not None}
+        return Graphs(sized.get(before), sized[deployed], sized.get(after))
 
-    def _sized(self, model: onnx.ModelProto, variant: Variant) -> bytes:
-        if self.any_size and variant.resolution is not None:
-            return specialise(model, variant.resolution, variant.batch)
-        return bytes(model.SerializeToString(deterministic=True))
+    @cached_property
+    def _sizes(self) -> tuple[Sizes, Sizes | None, Sizes | None]:
+        """The deployed graph at any size, the one before simplification (the same where that changed nothing), FP16."""
+        deployed = Sizes(self.simplified)
+        raw = None if self._raw_rung is None else Sizes(self._raw_rung)
+        half = None if self.fp16 is None else Sizes(self.fp16)
+        return deployed, deployed if raw is not None and raw.same_as(deployed) else raw, half
+
+    @property
+    def _raw_rung(self) -> onnx.ModelProto | None:
+        """Where only what is delivered is looked at, the graph before simplification is no file of its own."""
+        return self.raw if self.reference.raw_is_a_rung else None
+
+    @staticmethod
+    def _serialised(model: onnx.ModelProto | None) -> bytes | None:
+        return None if model is None else bytes(model.SerializeToString(deterministic=True))
 
 
 class Subject(Protocol):
@@ -146,8 +169,11 @@ class Subject(Protocol):
     def reference(self, feeds: Feeds, quick: bool, fp16: bool) -> AnyReference:
         """What graphs of it that are there already must agree with."""
 
-    def export(self, variant: Variant, exporter: str) -> Exported:
-        """Its graphs at the variant's own size. Raises InputUnusable where this exporter cannot express it."""
+    def export(self, variant: Variant, exporter: str, mould: Mould | None = None) -> Exported:
+        """Its graphs at the variant's own size, from the mould where they fit.
+
+        Raises InputUnusable where this exporter cannot express it.
+        """
 
     def close(self) -> None:
         """Let go of whatever it runs in."""

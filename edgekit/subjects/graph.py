@@ -19,6 +19,7 @@ from edgekit.graph.fp16 import LARGEST_HALF, name_nodes
 from edgekit.graph.halves import element_types, round_to_half
 from edgekit.graph.interface import Slot, sized
 from edgekit.graph.interface import slots as incoming_slots
+from edgekit.graph.mould import Mould
 from edgekit.graph.tidy import tidy
 from edgekit.helpers import Helpers
 from edgekit.models._counting import Counts
@@ -74,7 +75,7 @@ class GraphSubject:
             self._feeds[key] = [feed for feed in found if feed.ordinary or not self.plan.quick]
         return self._feeds[key]
 
-    def export(self, variant: Variant, exporter: str) -> Exported:
+    def export(self, variant: Variant, exporter: str, mould: Mould | None = None) -> Exported:  # noqa: ARG002  # no use
         """The file's own graph, closed at the sizes of its inputs, tidied and simplified."""
         feeds = self._fed(variant)[0].values
         raw = self._closed(feeds)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import onnx
 import torch
@@ -17,6 +19,7 @@ from edgekit.graph.from_torch import (
     fold_batch_norms,
     name_anchors,
 )
+from edgekit.graph.mould import Mould
 from edgekit.graph.tidy import tidy
 from edgekit.helpers import Helpers
 from edgekit.images import load_image
@@ -61,11 +64,13 @@ class ModuleSubject:
             inputs.insert(-1, Input("other-size", other.feeds, ordinary=False))
         return inputs
 
-    def export(self, variant: Variant, exporter: str) -> Exported:
+    def export(self, variant: Variant, exporter: str, mould: Mould | None = None) -> Exported:
         """Its graphs at the variant's own size; the next exporter's where this one cannot express the module."""
+        folded = fold_batch_norms(self.loaded.module, self._pairs)
+        if mould is not None and mould.exporter == exporter and mould.fits(folded, variant):
+            return self._from_mould(mould, folded)
         feeds = self.inputs(variant)[0].feeds
         examples = tuple(torch.from_numpy(feeds[name]) for name in self.signature.inputs)
-        folded = fold_batch_norms(self.loaded.module, self._pairs)
         dynamic = variant.batch is None
         try:
             raw = export_onnx(folded, examples, self.plan.opset, exporter, dynamic, self.signature)
@@ -77,6 +82,7 @@ class ModuleSubject:
         anchors, long_sums = self._anchors(*examples)
         named = name_anchors(graph, folded, anchors)
         tidy(graph)
+        wanted = self._wanted(anchors, named)
         return Exported(
             exporter=exporter,
             made_at=variant,
@@ -85,7 +91,25 @@ class ModuleSubject:
             simplify=Simplification(self.helpers, graph).result,
             half="no" if not self.plan.half else "yes" if self._is_known else self.plan.half_unless_impossible,
             known=self._is_known,
-            reference=self._reference(folded, self._wanted(anchors, named), self.plan.quick, self.plan.half, long_sums),
+            reference=self._reference(folded, wanted, self.plan.quick, self.plan.half, long_sums),
+            take_mould=partial(Mould.of, folded, variant, exporter, tuple(wanted), long_sums)
+            if self._is_known
+            else None,
+        )
+
+    def _from_mould(self, mould: Mould, folded: nn.Module) -> Exported:
+        """Graphs that were never exported for this width; `made_at` says for which they were."""
+        raw, simplified = mould.filled(folded)
+        anchors, long_sums = list(mould.anchors), mould.long_sums
+        return Exported(
+            exporter=mould.exporter,
+            made_at=mould.made_at,
+            any_size=True,
+            raw=raw,
+            simplify=lambda: simplified,
+            half="yes" if self.plan.half else "no",
+            reference=self._reference(folded, anchors, self.plan.quick, self.plan.half, long_sums),
+            take_mould=lambda _raw, _simplified: mould,
         )
 
     def side(self, variant: Variant) -> int | None:

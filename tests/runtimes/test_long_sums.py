@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 SIDE = 64  # its pixels are many enough for order to matter
 Take = Callable[[Tensor], Tensor]
+Mode = Callable[[], AbstractContextManager[None]]
 
 
 def image(channels: int = 3, side: int = SIDE, seed: int = 0) -> Tensor:
@@ -38,6 +41,15 @@ def one_by_one(values: np.ndarray) -> np.float32:
     return np.float32(total / np.float32(values.size))
 
 
+def traced(layer: nn.Module, x: Tensor) -> Tensor:
+    """What a program without layers makes of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.jit.trace(layer, torch.zeros(1, 3, 8, 8))  # type: ignore[no-untyped-call]
+    result: Tensor = program(x)
+    return result
+
+
 MAPS: dict[str, Take] = {
     "torch.mean": lambda x: torch.mean(x, (2, 3)),
     "by name": lambda x: torch.mean(input=x, dim=(2, 3)),
@@ -50,6 +62,9 @@ MAPS: dict[str, Take] = {
     "adaptive": nn.AdaptiveAvgPool2d(1),
     "adaptive, of one image": lambda x: nn.AdaptiveAvgPool2d((1, 1))(x[0]),
     "adaptive, of one line": lambda x: functional.adaptive_avg_pool1d(x.flatten(2), 1),
+    "a pool as large as the map": nn.AvgPool2d(SIDE),
+    "a pool as long as the line": lambda x: functional.avg_pool1d(x.flatten(2), SIDE * SIDE),
+    "traced": lambda x: traced(nn.AdaptiveAvgPool2d(1), x),
 }
 
 
@@ -129,7 +144,12 @@ def test_instance_norm_that_has_learned_its_statistics_uses_them() -> None:
     assert sums.longest == 0
 
 
-ALL: dict[str, Take] = {**MAPS, "everything": torch.mean, "instance norm": nn.InstanceNorm2d(2)}
+ALL: dict[str, Take] = {
+    **MAPS,
+    "everything": torch.mean,
+    "instance norm": nn.InstanceNorm2d(2),
+    "group norm": nn.GroupNorm(1, 2),
+}
 
 
 @pytest.mark.parametrize("take", ALL.values(), ids=ALL)
@@ -171,6 +191,91 @@ def test_instance_norm_of_a_small_map_stays_as_it_is() -> None:
     found, sums = run(norm, x)
     assert torch.equal(found, norm(x))
     assert sums.longest == LONG
+
+
+def by_hand(groups: np.ndarray, eps: float) -> np.ndarray:
+    """Every row made mean 0 and deviation 1, with sums from its first value to its last."""
+    means = np.array([one_by_one(row) for row in groups])[:, None]
+    centred = groups - means
+    variances = np.array([one_by_one(row * row) for row in centred])[:, None]
+    normal: np.ndarray = centred / np.sqrt(variances + np.float32(eps))
+    return normal
+
+
+MODES = pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+
+
+@MODES
+@pytest.mark.parametrize("images", [1, 2])
+def test_group_norm_takes_mean_and_variance_of_each_group_in_sequence(images: int, mode: Mode) -> None:
+    x = torch.cat([image(4, seed=row) for row in range(images)])
+    norm = nn.GroupNorm(2, 4).requires_grad_(False)
+    nn.init.uniform_(norm.weight, 0.5, 2.0)
+    nn.init.uniform_(norm.bias, -1.0, 1.0)
+    with mode(), LongSums(sequential=True) as sums:
+        found = norm(x)
+    assert sums.longest == 2 * SIDE * SIDE
+    wanted = by_hand(x.reshape(2 * images, -1).numpy(), norm.eps).reshape(x.shape)
+    wanted = wanted * norm.weight.view(1, 4, 1, 1).numpy() + norm.bias.view(1, 4, 1, 1).numpy()
+    np.testing.assert_allclose(found.numpy(), wanted, rtol=3e-7, atol=3e-7)
+    assert not torch.equal(found, norm(x))
+
+
+@MODES
+@pytest.mark.parametrize("affine", [False, True])
+def test_layer_norm_takes_mean_and_variance_of_each_row_in_sequence(affine: bool, mode: Mode) -> None:
+    x, norm = image(3)[0].flatten(1), nn.LayerNorm(SIDE * SIDE, elementwise_affine=affine).requires_grad_(False)
+    if affine:
+        nn.init.uniform_(norm.weight, 0.5, 2.0)
+    with mode(), LongSums(sequential=True) as sums:
+        found = norm(x)
+    assert sums.longest == SIDE * SIDE
+    wanted = by_hand(x.numpy(), norm.eps) * (norm.weight.numpy() if affine else 1)
+    np.testing.assert_allclose(found.numpy(), wanted, rtol=3e-7, atol=3e-7)
+    assert not torch.equal(found, norm(x))
+
+
+@MODES
+def test_instance_norm_does_so_however_pytorch_runs_it(mode: Mode) -> None:
+    x, norm = image(2), nn.InstanceNorm2d(2)
+    with mode(), LongSums(sequential=True) as sums:
+        found = norm(x)
+    assert sums.longest == SIDE * SIDE
+    wanted = by_hand(x[0].flatten(1).numpy(), norm.eps).reshape(x.shape)
+    np.testing.assert_allclose(found.numpy(), wanted, rtol=3e-7, atol=3e-7)
+
+
+@pytest.mark.parametrize("norm", [nn.GroupNorm(2, 4), nn.LayerNorm([4, 4, 2])], ids=["group", "layer"])
+def test_norms_over_few_values_stay_as_they_are(norm: nn.Module) -> None:
+    x = torch.rand(2, 4, 4, 2, generator=torch.Generator().manual_seed(3))
+    found, sums = run(norm, x)
+    assert torch.equal(found, norm(x))
+    assert sums.longest in (16, 32)
+
+
+def test_batch_norm_sums_nothing() -> None:
+    assert run(nn.BatchNorm2d(3).eval(), image())[1].longest == 0
+
+
+def test_a_sum_is_taken_in_sequence_and_not_divided() -> None:
+    x = image(2)
+    found, sums = run(lambda x: x.sum((2, 3)), x)
+    total = np.add.accumulate(x[0].flatten(1).numpy(), axis=1)[:, -1]
+    assert found.flatten().tolist() == total.tolist()
+    assert sums.longest == SIDE * SIDE
+
+
+def test_whole_numbers_are_summed_as_they_are() -> None:
+    found, _ = run(lambda x: (x > 0.5).sum((2, 3)), image(2))
+    assert found.dtype is torch.int64
+
+
+@pytest.mark.parametrize("pool", [nn.AvgPool2d(SIDE // 2), nn.AvgPool2d(SIDE, padding=1, stride=SIDE)])
+def test_a_pool_by_windows_is_watched_and_stays_as_it_is(pool: nn.Module) -> None:
+    x = image(2)
+    found, sums = run(pool, x)
+    assert torch.equal(found, pool(x))
+    assert sums.longest >= SIDE * SIDE // 4
 
 
 def test_a_pool_to_several_places_stays_as_it_is() -> None:

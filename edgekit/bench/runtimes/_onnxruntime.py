@@ -16,7 +16,8 @@ import onnxruntime
 
 from edgekit.bench.record import Placement, Transfers
 from edgekit.bench.runtimes import Settings
-from edgekit.bench.runtimes._cores import usable_cores
+from edgekit.bench.runtimes._arrays import check_names, copy_out
+from edgekit.bench.runtimes._settings import refuse, refuse_transfers, usable_cores
 from edgekit.errors import GateFailed, InputUnusable, MachineLacks, UsageError
 from edgekit.parity.metrics import AnyArray, Feeds
 
@@ -67,9 +68,8 @@ ON_CPU = Place(CPU, (), "cpu", "none")
 
 def open_on_cpu(path: Path, settings: Settings) -> OrtRunner:
     """The graph on the CPU alone."""
-    refuse(settings, cuda_graph=settings.cuda_graph, compiled=settings.compiled)
-    if settings.transfers not in (None, "none"):
-        raise UsageError("nothing is transferred on the CPU", got=settings.transfers, wanted="none")
+    refuse(settings, "cuda_graph", "compiled")
+    refuse_transfers(settings)
     threads = prepare_threads(settings)
     return OrtRunner(load(path, ON_CPU, threads), ON_CPU, threads, settings.strict)
 
@@ -82,7 +82,7 @@ def open_on_gpu(
     options: Mapping[str, str] | None = None,
 ) -> OrtRunner:
     """The graph on the provider `wanted`, with `others` for the nodes that it does not take."""
-    refuse(settings, compiled=settings.compiled)
+    refuse(settings, "compiled")
     if wanted not in onnxruntime.get_available_providers():
         raise MachineLacks(f"this ONNX Runtime has no {wanted}", hint="pip install onnxruntime-gpu")
     _preload()
@@ -113,13 +113,6 @@ def _preload() -> None:
     if hasattr(onnxruntime, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
             onnxruntime.preload_dlls()
-
-
-def refuse(settings: Settings, **unknown: bool | None) -> None:
-    """Raise UsageError for a setting that was turned on and that this runtime does not have."""
-    for name, value in unknown.items():
-        if value:
-            raise UsageError("this runtime has no such setting", where=name, got=str(getattr(settings, name)))
 
 
 def prepare_threads(settings: Settings) -> Threads:
@@ -240,7 +233,7 @@ class OrtRunner:
         """Bind the inputs, and room for the outputs, whose shapes one run tells; the next of the same shapes go to the
         same places, where a CUDA graph looks for them. Raises InputUnusable where the graph cannot be run on them.
         """
-        self._check_names(feeds)
+        check_names(feeds, [value.name for value in self._session.get_inputs()])
         try:
             if self._bound is not None and _alike(self._bound.arrays, feeds):
                 for name, value in self._bound.inputs.items():
@@ -266,15 +259,6 @@ class OrtRunner:
             binding.bind_ortvalue_output(name, result)
         return _Bound(binding, inputs, arrays)
 
-    def _check_names(self, feeds: Feeds) -> None:
-        wanted = {value.name for value in self._session.get_inputs()}
-        if wanted != set(feeds):
-            raise InputUnusable(
-                "these are not the graph's inputs",
-                got=", ".join(sorted(feeds)) or "none",
-                wanted=", ".join(sorted(wanted)),
-            )
-
     def sample(self, count: int) -> Sequence[float]:
         """Seconds of `count` runs by the host's clock; on a GPU, until it has finished."""
         run, binding, clock = self._session.run_with_iobinding, self._binding(), perf_counter_ns
@@ -291,7 +275,7 @@ class OrtRunner:
         self._session.run_with_iobinding(binding)
         names = [value.name for value in self._session.get_outputs()]
         arrays = binding.copy_outputs_to_cpu()
-        return {name: at_least_float32(array) for name, array in zip(names, arrays, strict=True)}
+        return {name: copy_out(array) for name, array in zip(names, arrays, strict=True)}
 
     def _binding(self) -> onnxruntime.IOBinding:
         if self._bound is None:
@@ -306,11 +290,6 @@ class OrtRunner:
 
 def _alike(bound: Mapping[str, AnyArray], feeds: Feeds) -> bool:
     return all(bound[name].shape == feeds[name].shape and bound[name].dtype == feeds[name].dtype for name in bound)
-
-
-def at_least_float32(array: AnyArray) -> AnyArray:
-    """A copy; float16 as float32."""
-    return np.array(array, np.float32 if array.dtype == np.float16 else array.dtype)
 
 
 def _name(session: onnxruntime.InferenceSession) -> str:

@@ -117,7 +117,7 @@ def test_one_thread_waits_for_nobody(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("feeds", [{}, {"image": FEED}, {**FEEDS, "more": FEED}])
 def test_other_names_are_refused(tmp_path: Path, feeds: dict[str, np.ndarray]) -> None:
-    with pytest.raises(InputUnusable, match="not the graph's inputs") as caught:
+    with pytest.raises(InputUnusable, match="not the network's inputs") as caught:
         opened(tmp_path).feed(feeds)
     assert caught.value.wanted == "input"
 

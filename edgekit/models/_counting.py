@@ -7,12 +7,19 @@ about a millisecond. (The meta device would do the same, but its first convoluti
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from edgekit.models._blocks import WithAuxiliary
+from edgekit.models._operators import OperatorCounter, Work, has_bare_weights
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+OTHERS = "beside the layers"
+COUNTED = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,10 @@ class Counter:
         self._training_only = sum(map(_params, heads))
         self._params = _params(module) - self._training_only
         self._layers: list[LayerCount] = []
-        self._seen: set[str] = set()
+        self._seen: set[int] = set()
+        self._rows = 0
+        self._operators = OperatorCounter(module) if has_bare_weights(module) else None
+        self._constants: dict[int, int] = {}  # weights that a frozen program holds as such, and their sizes
         self._hooks = [module.register_forward_pre_hook(self._begin)]
         self._hooks += [
             layer.register_forward_hook(lambda layer, args, output, name=name: self._record(name, layer, args, output))
@@ -75,25 +85,74 @@ class Counter:
             if not isinstance(layer, torch.jit.ScriptModule)  # takes no hooks
             if next(layer.children(), None) is None or next(layer.parameters(recurse=False), None) is not None
         ]
+        self._hooks.append(module.register_forward_hook(self._end, always_call=True))
 
     def counts(self) -> Counts:
         """What the latest run cost, for each image of it."""
         macs = sum(layer.macs for layer in self._layers)
-        return Counts(self._params, macs, tuple(self._layers), self._training_only)
+        return Counts(self._params + sum(self._constants.values()), macs, tuple(self._layers), self._training_only)
 
     def remove(self) -> None:
         """Let go of the module."""
         for hook in self._hooks:
             hook.remove()
 
-    def _begin(self, _module: nn.Module, _args: tuple[Tensor, ...]) -> None:
+    def _begin(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
         self._layers.clear()
         self._seen.clear()
+        self._rows = args[0].shape[0] if args and isinstance(args[0], Tensor) and args[0].ndim else 0
+        if self._operators is not None:
+            self._operators.pending.clear()
+            self._operators.__enter__()  # type: ignore[no-untyped-call]
+
+    def _end(self, _module: nn.Module, _args: tuple[Tensor, ...], _output: object) -> None:
+        if self._operators is not None:
+            self._operators.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            self._layers += map(self._counted, self._operators.pending)
+            self._layers += self._rest()
+
+    def _rest(self) -> list[LayerCount]:
+        """One row for the parameters of no layer that ran, so that the table adds up."""
+        rest = self._params + sum(self._constants.values()) - sum(layer.params for layer in self._layers)
+        return [LayerCount("", OTHERS, (), rest, 0)] if rest > 0 else []
 
     def _record(self, name: str, layer: nn.Module, args: tuple[Tensor, ...], output: object) -> None:
-        if isinstance(output, Tensor) and not isinstance(layer, nn.Identity | nn.Dropout):
-            self._layers.append(_layer_count(name, layer, args[0], output, counted=name in self._seen))
-            self._seen.add(name)
+        own = self._own_work(layer)
+        if isinstance(output, tuple) and output:  # attention gives its weights, too
+            output = output[0]
+        if isinstance(output, Tensor) and not isinstance(layer, nn.Identity | nn.Dropout | fx.GraphModule):
+            held = [(weight.data_ptr(), weight.numel()) for weight in layer.parameters(recurse=False)]
+            params = self._unseen([*held, *(weight for work in own for weight in work.weights)])
+            macs = _macs(layer, args[0].shape, output.shape, self._rows)
+            macs += sum(self._each(work) for work in own)
+            self._layers.append(LayerCount(name, type(layer).__name__, tuple(output.shape[1:]), params, macs))
+
+    def _own_work(self, layer: nn.Module) -> list[Work]:
+        """What the layer multiplied by its weights itself, unless `_macs` tells; what came before it gets rows of its
+        own. A program's is left to `_end`.
+        """
+        if self._operators is None or isinstance(layer, fx.GraphModule):
+            return []
+        works, self._operators.pending = self._operators.pending, []
+        held = {weight.data_ptr() for weight in layer.parameters()}
+        own = [work for work in works if work.weights[0][0] in held]
+        self._layers += [self._counted(work) for work in works if work not in own]
+        return [] if isinstance(layer, COUNTED) else own
+
+    def _counted(self, work: Work) -> LayerCount:
+        known = self._operators.names if self._operators else {}
+        self._constants |= {place: size for place, size in work.weights if place not in known}
+        params = self._unseen(work.weights)
+        return LayerCount(work.name, work.kind, tuple(work.output.shape[1:]), params, self._each(work))
+
+    def _each(self, work: Work) -> int:
+        return work.macs // max(self._rows, 1)
+
+    def _unseen(self, weights: Iterable[tuple[int, int]]) -> int:
+        """The size of those weights, told by their place in memory, that are in no row so far."""
+        fresh = {place: size for place, size in weights if place not in self._seen}
+        self._seen.update(fresh)
+        return sum(fresh.values())
 
 
 def _params(module: nn.Module) -> int:
@@ -117,17 +176,17 @@ def _run(module: nn.Module, resolution: int, channels: int) -> None:
         module(torch.zeros(1, channels, resolution, resolution))
 
 
-def _layer_count(name: str, layer: nn.Module, x: Tensor, y: Tensor, *, counted: bool) -> LayerCount:
-    params = 0 if counted else sum(parameter.numel() for parameter in layer.parameters(recurse=False))
-    return LayerCount(name, type(layer).__name__, tuple(y.shape[1:]), params, _macs(layer, x.shape, y.shape))
-
-
-def _macs(layer: nn.Module, inputs: torch.Size, outputs: torch.Size) -> int:
+def _macs(layer: nn.Module, inputs: torch.Size, outputs: torch.Size, rows: int) -> int:
     """Per image: every output of a convolution or Linear sums over its inputs; of a transposed one, the reverse."""
-    if isinstance(layer, nn.Conv2d):
-        return outputs[1:].numel() * layer.weight[0].numel()
-    if isinstance(layer, nn.ConvTranspose2d):
-        return inputs[1:].numel() * layer.weight[0].numel()
+    if isinstance(layer, CONVOLUTIONS):
+        return _per_row(outputs, rows) * layer.weight[0].numel()
+    if isinstance(layer, TRANSPOSED):
+        return _per_row(inputs, rows) * layer.weight[0].numel()
     if isinstance(layer, nn.Linear):
-        return outputs[1:].numel() * layer.in_features
+        return _per_row(outputs, rows) * layer.in_features
     return 0
+
+
+def _per_row(shape: torch.Size, rows: int) -> int:
+    """How many numbers there are for each image; there may be several rows for one, such as windows."""
+    return shape.numel() // rows if rows else shape[1:].numel()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,6 +14,8 @@ from edgekit import models
 from edgekit.checkpoints import digest
 from edgekit.models import _create
 from edgekit.models._counting import Counter, count
+
+Mode = Callable[[], AbstractContextManager[None]]
 
 
 @pytest.mark.parametrize("name", models.names())
@@ -179,3 +185,125 @@ def test_a_layer_that_runs_twice_costs_twice_and_weighs_once() -> None:
 def test_a_wrong_input_is_the_networks_own_error() -> None:
     with pytest.raises(RuntimeError, match="channels"):
         count(nn.Conv2d(3, 3, 1), 8, channels=4)
+
+
+class Wrapped(nn.Module):
+    """A program, as a source has it."""
+
+    def __init__(self, program: nn.Module) -> None:
+        super().__init__()
+        self.program = program
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.program(x)
+        return y
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    depthwise = nn.Conv2d(6, 6, 3, groups=6, bias=False)
+    layers = [nn.Conv2d(3, 6, 3, 2), nn.BatchNorm2d(6), nn.ReLU(), depthwise, nn.ConvTranspose2d(6, 4, 2, 2)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval().requires_grad_(False)
+
+
+def as_program(kind: str, x: Tensor) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if kind == "exported":
+            return torch.export.export(small(), (x,)).module(check_guards=False)
+        traced = torch.jit.trace(small(), x)  # type: ignore[no-untyped-call]
+        return Wrapped(torch.jit.freeze(traced) if kind == "frozen" else traced)
+
+
+@pytest.mark.parametrize("kind", ["traced", "frozen", "exported"])
+def test_a_program_costs_what_the_network_in_it_costs(kind: str) -> None:
+    x = torch.rand(1, 3, 17, 17)
+    program, wanted = as_program(kind, x), count(small(), 17)
+    counter = Counter(program)
+    for _ in range(2):  # it counts the latest run, not all of them
+        with torch.inference_mode():
+            program(x)
+    found = counter.counts()
+    assert found.macs == wanted.macs
+    # Freezing makes constants of the weights, and folds the batch norm into them.
+    assert found.params == wanted.params - (12 if kind == "frozen" else 0)
+    assert sum(layer.params for layer in found.layers) == found.params
+    assert [layer.macs for layer in found.layers if layer.macs] == [layer.macs for layer in wanted.layers if layer.macs]
+    assert [layer.kind for layer in found.layers][:4] == ["Conv2d", "Conv2d", "ConvTranspose2d", "Linear"]
+
+
+def test_a_program_that_takes_several_images_is_counted_for_one() -> None:
+    program = as_program("traced", torch.rand(1, 3, 17, 17))
+    counter = Counter(program)
+    with torch.inference_mode():
+        program(torch.rand(4, 3, 17, 17))
+    assert counter.counts().macs == count(small(), 17).macs
+
+
+def test_layers_of_a_program_have_the_names_of_their_weights() -> None:
+    x = torch.rand(1, 3, 17, 17)
+    program = as_program("exported", x)
+    counter = Counter(program)
+    with torch.inference_mode():
+        program(x)
+    assert [layer.name for layer in counter.counts().layers][:4] == ["0", "3", "4", "7"]
+
+
+class Attention(nn.Module):
+    """Multiplies by a bare parameter before, in, and behind its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.ones(7, 6))
+        self.layer = nn.Linear(7, 7)
+        self.attention = nn.MultiheadAttention(7, 1, batch_first=True)
+        self.last = nn.Parameter(torch.ones(3, 7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(nn.functional.linear(x, self.first))
+        y, _ = self.attention(y, y, y)
+        y = y * torch.softmax(y @ y.transpose(1, 2) @ y, -1)
+        z: Tensor = y @ self.last.t()
+        return z
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_bare_parameters_are_counted_and_products_of_activations_are_not(rows: int, mode: Mode) -> None:
+    module = Attention().eval()
+    counter = Counter(module)
+    with mode():
+        module(torch.rand(rows, 5, 6))
+    found = counter.counts()
+    first, layer, attention, last = 5 * 6 * 7, 5 * 7 * 7, 5 * 7 * 21 + 5 * 7 * 7, 5 * 7 * 3
+    assert found.macs == first + layer + attention + last == sum(one.macs for one in found.layers)
+    assert found.params == sum(parameter.numel() for parameter in module.parameters())
+    assert sum(one.params for one in found.layers) == found.params
+
+
+def test_several_rows_for_one_image_are_all_counted() -> None:
+    """Windows of an image lie along the first axis."""
+
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.layer(x.reshape(-1, 2, 4)).reshape(x.shape)
+            return y
+
+    counter = Counter(module := Windows())
+    with torch.inference_mode():
+        module(torch.rand(2, 6, 4))
+    assert counter.counts().macs == 6 * 4 * 4
+
+
+def test_signals_and_volumes_are_counted() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    for module, shape in ((nn.Conv1d(2, 3, 5), (1, 2, 9)), (nn.ConvTranspose3d(2, 3, 2, 2), (1, 2, 3, 3, 3))):
+        counter, x = Counter(module), torch.rand(*shape)
+        with FlopCounterMode(display=False) as flops, torch.no_grad():
+            module(x)
+        assert flops.get_total_flops() == 2 * counter.counts().macs

@@ -8,6 +8,8 @@ from typing import NoReturn
 
 import typer
 
+from edgekit.cli.bench import bench as bench_command
+from edgekit.cli.compare import compare as compare_command
 from edgekit.cli.export import export as export_command
 from edgekit.cli.gates import build, parity
 from edgekit.cli.info import doctor, inspect, lint, models, profiles
@@ -24,6 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("export")(export_command)
+app.command("bench")(bench_command)
+app.command("compare")(compare_command)
 for command in (parity, build, lint, inspect, models, profiles, doctor):
     app.command(command.__name__)(command)
 

@@ -1,0 +1,95 @@
+"""Sentences about what was measured, and nothing else: each rests on intervals that do not meet. Nothing heavy is
+imported but numbers.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+from edgekit.bench import comparing
+from edgekit.bench.record import BenchFile, Result
+from edgekit.bench.statistics import Interval
+
+NO_GAIN = 0.02  # faster by less than this is no reason to take a lower precision
+SLOWER = 0.02
+LOWER = ("fp16", "int8")
+
+
+def advise(file: BenchFile) -> tuple[str, ...]:
+    """What the figures suggest, most useful first. Only results whose outputs were right take part."""
+    sound = [result for result in file.results if all(check.passed for check in result.parity)]
+    by_runtime: dict[str, list[Result]] = defaultdict(list)
+    for result in sound:
+        by_runtime[result.contract.runtime].append(result)
+    return tuple(
+        sentence
+        for runtime, results in by_runtime.items()
+        for part in (_precisions, _sizes)
+        for sentence in part(runtime, results, comparing.launches(file, runtime))
+    )
+
+
+def _precisions(runtime: str, results: Sequence[Result], launches: Sequence[int]) -> Iterator[str]:
+    """Lower precisions that bring nothing."""
+    for precision in LOWER:
+        ratios = {name: comparing.within(low, full, launches) for name, low, full in _pairs(results, precision)}
+        vain = {name: ratio for name, ratio in ratios.items() if ratio.low > 1 - NO_GAIN}
+        if vain:
+            worst = max(vain.values(), key=lambda ratio: ratio.value)
+            yield (
+                f"{runtime}: {precision} is no faster than fp32 for {_which(vain, len(ratios))}; "
+                f"it takes up to {worst.value:.2f} times as long ({_range(worst)})"
+            )
+
+
+def _pairs(results: Sequence[Result], precision: str) -> Iterator[tuple[str, Result, Result]]:
+    """(slug, the result in that precision, the one in fp32) of one variant and kind of artifact."""
+    full = {(r.subject.slug, _family(r)): r for r in results if r.contract.precision == "fp32"}
+    for result in results:
+        key = (result.subject.slug, _family(result))
+        if result.contract.precision == precision and key in full:
+            yield result.subject.slug, result, full[key]
+
+
+def _family(result: Result) -> str:
+    return "onnx" if result.subject.kind.startswith("onnx") else result.subject.kind.partition("-")[0]
+
+
+def _which(vain: Mapping[str, object], total: int) -> str:
+    if len(vain) == total:
+        return "any variant here" if total > 1 else next(iter(vain))
+    return ", ".join(vain) if len(vain) <= 3 else f"{len(vain)} of {total} variants"
+
+
+def _range(ratio: Interval) -> str:
+    return f"95 % interval {ratio.low:.2f} to {ratio.high:.2f}"
+
+
+def _sizes(runtime: str, results: Sequence[Result], launches: Sequence[int]) -> Iterator[str]:
+    """Variants with less to compute that take longer, the worst for each."""
+    for small in results:
+        slower = [
+            (comparing.within(small, large, launches), large)
+            for large in results
+            if _comparable(small, large) and small.latency.p50 > large.latency.p50
+        ]
+        sure = [(ratio, large) for ratio, large in slower if ratio.low > 1 + SLOWER]
+        if sure:
+            ratio, large = max(sure, key=lambda pair: pair[0].value)
+            yield (
+                f"{runtime}: {small.subject.slug} ({small.contract.precision}) has less to compute than "
+                f"{large.subject.slug} and takes {ratio.value:.2f} times as long ({_range(ratio)})"
+            )
+
+
+def _comparable(small: Result, large: Result) -> bool:
+    """Whether `small` is the smaller of two of one family and precision: it ought to be faster."""
+    return (
+        small.subject.macs is not None
+        and large.subject.macs is not None
+        and small.subject.macs < large.subject.macs
+        and small.contract.precision == large.contract.precision
+        and small.subject.kind == large.subject.kind
+        and small.contract.batch == large.contract.batch
+    )

@@ -1,0 +1,194 @@
+"""Two benchmarks against each other, and two results of one: ratios with intervals, never of unlike things.
+
+A ratio of two files is one of ratios to the reference where both have the same one, so that a machine that is slower
+today cancels out. A difference counts only where the 99 % interval says so and it is larger than what moving a program
+about in memory is worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import numpy as np
+
+from edgekit.bench import statistics
+from edgekit.bench.record import BenchFile, Contract, Reference, Result
+from edgekit.bench.statistics import Interval, Replicates
+from edgekit.errors import UsageError
+
+SURE = 99.0  # per cent: what an interval must cover before a difference is called one
+# The layout of a process in memory moves a latency by about this much, and a whole run with it.
+FLOOR = 0.01
+CHANGES = ("slower", "faster", "the same")
+Change = Literal["slower", "faster", "the same"]
+Basis = Literal["reference", "latency"]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One name in both files: the second's latency as a multiple of the first's. `sure` covers 99 %, `ci95` 95 %.
+
+    `basis`: ratios to the same reference, or milliseconds, which another load on the machine changes as well.
+    """
+
+    name: str
+    ratio: float
+    ci95: tuple[float, float]
+    sure: tuple[float, float]
+    change: Change
+    basis: Basis
+
+    def slower_by(self, share: float) -> bool:
+        """Whether the interval supports that it is slower by more than this share."""
+        return self.change == "slower" and self.sure[0] > 1 + share
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What both files have, and what only one of them has."""
+
+    shared: tuple[Compared, ...]
+    only_first: tuple[str, ...]
+    only_second: tuple[str, ...]
+
+
+def compare(first: BenchFile, second: BenchFile, across: Collection[str] = ()) -> Comparison:
+    """The second against the first. Raises UsageError where machines or contracts differ, naming every field.
+
+    `across` names fields that may differ all the same, for example `versions` or `machine.kernel`.
+    """
+    ours, theirs = ({result.name: result for result in file.results} for file in (first, second))
+    shared = [name for name in ours if name in theirs]
+    if not shared:
+        raise UsageError(
+            "the two files have nothing in common",
+            got=f"{_few(ours)} and {_few(theirs)}",
+            hint="edgekit bench names a result by its variant, artifact and runtime",
+        )
+    _refuse_unlike(first, second, [(ours[name], theirs[name]) for name in shared], across)
+    return Comparison(
+        tuple(_compared(name, _Side(first, ours[name]), _Side(second, theirs[name])) for name in shared),
+        tuple(name for name in ours if name not in theirs),
+        tuple(name for name in theirs if name not in ours),
+    )
+
+
+def _few(names: Collection[str]) -> str:
+    return ", ".join(list(names)[:3]) + (" ..." if len(names) > 3 else "") if names else "nothing"
+
+
+def _refuse_unlike(
+    first: BenchFile, second: BenchFile, pairs: Sequence[tuple[Result, Result]], across: Collection[str]
+) -> None:
+    found = dict.fromkeys(_machines_differ(first, second))
+    found |= dict.fromkeys(difference for one, other in pairs for difference in _contracts_differ(one, other))
+    unlike = [(name, one, other) for name, one, other in found if name not in across]
+    if unlike:
+        names = list(dict.fromkeys(name for name, _, _ in unlike))
+        raise UsageError(
+            "the two were not measured alike",
+            where=", ".join(names),
+            got="; ".join(f"{name}: {one} and {other}" for name, one, other in unlike[:8]),
+            wanted="the same machine and the same contract",
+            hint=f"measure again, or, if that is the very thing to compare: --across {','.join(names)}",
+        )
+
+
+def _machines_differ(first: BenchFile, second: BenchFile) -> Iterator[tuple[str, str, str]]:
+    for name in {**first.machine, **second.machine}:
+        one, other = first.machine.get(name, "not known"), second.machine.get(name, "not known")
+        if one != other:
+            yield f"machine.{name}", one, other
+
+
+def _contracts_differ(one: Result, other: Result) -> Iterator[tuple[str, str, str]]:
+    for slot in fields(Contract):
+        ours, theirs = getattr(one.contract, slot.name), getattr(other.contract, slot.name)
+        if ours != theirs:
+            yield slot.name, str(ours), str(theirs)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """A result and the file that it is in."""
+
+    file: BenchFile
+    result: Result
+
+    @property
+    def reference(self) -> Reference | None:
+        """What its ratio is one to; None for the reference itself."""
+        if self.result.ratio is None:
+            return None
+        known = (it for it in self.file.references if it.runtime == self.result.contract.runtime)
+        return next((it for it in known if it.name == self.result.ratio.reference), None)
+
+    def to_reference(self, seed: int) -> Replicates:
+        """The logarithm of its ratio."""
+        reference = self.reference
+        assert reference is not None
+        logs = statistics.visits([reference.samples, self.result.samples])
+        return statistics.log_ratios(logs, reference.launches, 0, seed)
+
+    def level(self, seed: int) -> Replicates:
+        """The logarithm of its seconds."""
+        return statistics.log_level(self.result.samples, launches(self.file, self.result.contract.runtime), seed)
+
+
+def _compared(name: str, first: _Side, second: _Side) -> Compared:
+    basis = _basis(first, second)
+    if basis == "reference":
+        one, other = first.to_reference(1), second.to_reference(2)
+    else:
+        one, other = first.level(1), second.level(2)
+    value, drawn = float(other.values[-1] - one.values[-1]), other.drawn[:, -1] - one.drawn[:, -1]
+    ci95 = statistics.interval(value, drawn).exp()
+    sure = statistics.interval(value, drawn, SURE).exp()
+    return Compared(name, ci95.value, (ci95.low, ci95.high), (sure.low, sure.high), change(sure), basis)
+
+
+def _basis(first: _Side, second: _Side) -> Basis:
+    """The reference, where it is the same and runs on the same software: else its own change would hide another's."""
+    one, other = first.reference, second.reference
+    alike = one is not None and other is not None and one.sha256 == other.sha256
+    same_software = first.result.contract.versions == second.result.contract.versions
+    return "reference" if alike and same_software else "latency"
+
+
+def change(sure: Interval) -> Change:
+    """What a ratio's interval says."""
+    if sure.low > 1.0 and sure.value > 1 + FLOOR:
+        return "slower"
+    return "faster" if sure.high < 1.0 and sure.value < 1 / (1 + FLOOR) else "the same"
+
+
+def within(result: Result, other: Result, launches: Sequence[int], certain: float = statistics.CERTAIN) -> Interval:
+    """The first's latency as a multiple of the second's, both of one file and one runtime: the same rounds."""
+    logs = statistics.visits([other.samples, result.samples])
+    return statistics.log_ratios(logs, launches, 0, seed=0).interval(1, certain).exp()
+
+
+def launches(file: BenchFile, runtime: str) -> list[int]:
+    """The number of the process that measured each round of a runtime; of one process where nobody says."""
+    for reference in file.references:
+        if reference.runtime == runtime:
+            return list(reference.launches)
+    rounds = next((len(result.samples) for result in file.results if result.contract.runtime == runtime), 0)
+    return [0] * rounds
+
+
+def regressions(comparison: Comparison, share: float) -> list[Compared]:
+    """What is slower by more than this share, beyond doubt."""
+    return [it for it in comparison.shared if it.slower_by(share)]
+
+
+def undecided(comparison: Comparison, share: float) -> list[Compared]:
+    """What may or may not be slower by this share: the interval holds both."""
+    return [it for it in comparison.shared if it.sure[0] <= 1 + share < it.sure[1]]
+
+
+def widest(comparison: Comparison) -> float:
+    """Half the widest 95 % interval, as a share."""
+    return float(np.max([(it.ci95[1] - it.ci95[0]) / 2 / it.ratio for it in comparison.shared]))

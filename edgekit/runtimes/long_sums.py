@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-LONG = 64  # values; shorter sums lose no more than the convolutions beside them
+# Values. The 49 of a MobileNet's last map at 224 pixels lose no more than the convolutions before them. Over the 64 of
+# a DenseNet's, whose convolutions' noise averages out, the order alone took 0.8 of the logits' tolerance, and takes 0.3
+# where both orders are in the floor.
+LONG = 49
 
 aten = torch.ops.aten
 Arguments = Mapping[str, Any]

@@ -94,7 +94,7 @@ def test_every_runner_has_the_methods_and_attributes() -> None:
     """mypy sees the same where `open` returns one; this holds also where mypy is told to look away."""
     found = runner_classes()
     assert len(found) >= 3
-    wanted = [item for item in functions(ast.parse(inspect.getsource(Runner)).body[0])]  # type: ignore[arg-type]
+    wanted = functions(ast.parse(inspect.getsource(Runner)).body[0])  # type: ignore[arg-type]
     for node in found:
         arguments = {item.name: [one.arg for one in item.args.args] for item in functions(node)}
         for method in wanted:

@@ -17,7 +17,7 @@ import onnx
 import torch
 
 from edgekit import __version__, environment, golden, profile, sources, subjects
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, GateFailed
 from edgekit.graph.mould import Mould
 from edgekit.helpers import EngineBuilds, Helpers
 from edgekit.manifest import (
@@ -32,6 +32,7 @@ from edgekit.manifest import (
 )
 from edgekit.models._counting import Counts
 from edgekit.parity.ladder import Input
+from edgekit.parity.metrics import Feeds
 from edgekit.parity.report import ParityReport
 from edgekit.plan import Plan, Precision, tool_versions
 from edgekit.profile import ExportProfile
@@ -193,6 +194,10 @@ class Journey:
         examples = golden.pack(inputs, proven.proof.outputs)
         staging.write(GOLDEN_FILE, examples)
         graphs = [_graph_artifact(kind, name, staging.digest(name), data, how) for kind, name, data, how in made]
+        # What a stranger's file says of its outputs is the stranger's own.
+        seen = {**inputs[0].feeds, **(proven.proof.outputs[0] if self.exported.known else {})}
+        for graph in graphs:
+            _check_declared(graph, seen)
         how = f"edgekit {__version__}: the ladder's inputs, the truth's outputs"
         return (*graphs, Artifact("golden", GOLDEN_FILE, staging.digest(GOLDEN_FILE), len(examples), how))
 
@@ -250,6 +255,25 @@ def _classes(proof: Proof) -> int | None:
     """As many as a classifier's only output has columns."""
     shapes = [values.shape for values in proof.outputs[0].values()]
     return int(shapes[0][1]) if len(shapes) == 1 and len(shapes[0]) == 2 else None
+
+
+def _check_declared(graph: Artifact, seen: Feeds) -> None:
+    """Raise GateFailed unless the file declares tensors such as it was proven with.
+
+    Rungs need not see what it declares: a graph that is proven for more rows or sizes is run with those left open.
+    """
+    for spec in (*graph.inputs, *graph.outputs):
+        if spec.name in seen and not _can_be(seen[spec.name].shape, spec.shape):
+            what = "the graph declares another tensor than it was proven with"
+            raise GateFailed(
+                what, where=f"{graph.path}, {spec.name}", got=str(spec.shape), wanted=str(seen[spec.name].shape)
+            )
+
+
+def _can_be(shape: tuple[int, ...], declared: tuple[int | str, ...]) -> bool:
+    return len(shape) == len(declared) and all(
+        isinstance(dim, str) or dim == size for dim, size in zip(declared, shape, strict=True)
+    )
 
 
 def _graph_artifact(kind: str, path: str, sha256: str, data: bytes, made_by: str) -> Artifact:

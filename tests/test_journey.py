@@ -16,6 +16,8 @@ from subjects import Subject
 from edgekit import pipeline, profile, sources
 from edgekit.errors import EdgekitError, InputUnusable
 from edgekit.graph.simplify import Simplified
+from edgekit.graph.specialise import Sizes
+from edgekit.headed import Head, Headed
 from edgekit.helpers import Helpers
 from edgekit.isolation import IsolationFailed
 from edgekit.journey import Journey, Proven
@@ -245,3 +247,52 @@ def test_a_mistake_of_our_own_is_told_with_its_place_and_the_others_go_on(
     assert stumbled.error.got == "KeyError: 'missing'"
     assert "test_journey.py, line" in (stumbled.error.where or "")
     assert good.error is None
+
+
+@pytest.mark.parametrize("parity", ["quick", "full"])
+@pytest.mark.parametrize(("tensor", "axis"), [("input", 2), ("input", 0), ("logits", 1)])
+def test_a_file_that_declares_what_it_was_not_proven_with_fails(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tensor: str, axis: int, parity: Literal["quick"]
+) -> None:
+    """As if the sizes had been written into the wrong place: no rung would see it."""
+    honest = Sizes.at
+
+    def lying(self: Sizes, resolution: int, batch: int | None) -> Headed:
+        model = onnx.load_model_from_string(honest(self, resolution, batch))
+        (value,) = (v for v in (*model.graph.input, *model.graph.output) if v.name == tensor)
+        value.type.tensor_type.shape.dim[axis].dim_param = ""
+        value.type.tensor_type.shape.dim[axis].dim_value = 7 if tensor == "logits" else 64 if axis else 2
+        written = bytes(model.SerializeToString())
+        return Headed.joined(Head(written[:-1]), written[-1:])
+
+    monkeypatch.setattr(Sizes, "at", lying)
+    plan = Plan(sources.SeedWeights(0), (profile.load("cpu"),), ("fp32",), parity=parity, out=tmp_path)
+    outcome = pipeline.export_grid([Variant("mobilenet_v2", 0.1, 32)], plan)[0]
+    assert outcome.error is not None
+    assert not (tmp_path / outcome.variant.slug).exists()
+
+
+def test_in_a_quick_climb_the_sizes_of_a_network_share_one_session(network: Network) -> None:
+    subject = network("mobilenet_v1")
+    made = exported(subject, subject.graph, quick=True)
+    small, large = (made.at(replace(subject.variant, resolution=side)).simplified for side in (64, 96))
+    assert small is not None
+    assert large is not None
+    session = made.reference.open(small, one_row=False)
+    assert made.reference.open(large, one_row=False) is session
+    for side in (64, 96):
+        image = subject.inputs[0].feeds["input"][:, :, :side, :side]
+        wanted = CpuSession(small if side == 64 else large)({"input": image})["logits"]
+        assert abs(session({"input": image})["logits"] - wanted).max() < 1e-5 * abs(wanted).max()
+    another = exported(network("mobilenet_v2"), network("mobilenet_v2").graph, quick=True).at(subject.variant)
+    assert another.simplified is not None
+    assert made.reference.open(another.simplified, one_row=False) is not session
+
+
+def test_in_a_full_climb_every_file_is_run_as_it_is(network: Network) -> None:
+    subject = network("mobilenet_v1")
+    made = exported(subject, subject.graph)
+    small, large = (made.at(replace(subject.variant, resolution=side)).simplified for side in (64, 96))
+    assert small is not None
+    assert large is not None
+    assert made.reference.open(small, one_row=False) is not made.reference.open(large, one_row=False)

@@ -87,6 +87,14 @@ def specialise(model: onnx.ModelProto, resolution: int, batch: int | None) -> by
     return Sizes(model).at(resolution, batch)
 
 
+def with_open_size(model: bytes) -> onnx.ModelProto:
+    """The model with height and width of its image left open."""
+    graph = onnx.load_model_from_string(model)
+    height, width = graph.graph.input[0].type.tensor_type.shape.dim[2:4]
+    height.dim_param, width.dim_param = "height", "width"
+    return graph
+
+
 def set_batch(model: onnx.ModelProto, batch: int | None) -> None:
     """Declare another batch for every input and output, in place; None is a dynamic dimension."""
     _set_rows(model.graph, batch)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from functools import cache
 from types import ModuleType
 
 from edgekit.errors import UsageError, did_you_mean
@@ -17,7 +18,12 @@ from edgekit.models._info import ModelInfo
 
 def names() -> list[str]:
     """The reference networks: every module of this folder whose name does not begin with an underscore."""
-    return sorted(found.name for found in pkgutil.iter_modules(__path__) if not found.name.startswith("_"))
+    return list(_files())
+
+
+@cache
+def _files() -> tuple[str, ...]:
+    return tuple(sorted(found.name for found in pkgutil.iter_modules(__path__) if not found.name.startswith("_")))
 
 
 def load(name: str) -> ModuleType:

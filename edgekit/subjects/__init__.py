@@ -122,13 +122,16 @@ class Exported:
 
     def at(self, variant: Variant) -> Graphs:
         """The serialised graphs for the variant's resolution and batch."""
-        if not self.any_size or variant.resolution is None:
-            simplified, raw, half = (self._serialised(model) for model in (self.simplified, self._raw_rung, self.fp16))
-            assert simplified is not None
-            return Graphs(simplified if raw == simplified else raw, simplified, half)
-        deployed, before, after = self._sizes
-        sized = {sizes: sizes.at(variant.resolution, variant.batch) for sizes in self._sizes if sizes is not None}
-        return Graphs(sized.get(before), sized[deployed], sized.get(after))
+        if self.any_size and variant.resolution is not None:
+            return self._sized(variant.resolution, variant.batch)
+        simplified, raw, half = (self._serialised(model) for model in (self.simplified, self._raw_rung, self.fp16))
+        return Graphs(simplified if raw == simplified else raw, simplified, half)
+
+    def _sized(self, resolution: int, batch: int | None) -> Graphs:
+        deployed, before, half = self._sizes
+        simplified = deployed.at(resolution, batch)
+        raw = simplified if before is deployed else before.at(resolution, batch) if before else None
+        return Graphs(raw, simplified, half.at(resolution, batch) if half else None)
 
     @cached_property
     def _sizes(self) -> tuple[Sizes, Sizes | None, Sizes | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 import numpy as np
@@ -15,7 +16,8 @@ from subjects import Subject
 from torch import nn
 
 from edgekit.graph.from_torch import IMAGE, export_onnx, fold_batch_norms, name_anchors
-from edgekit.graph.specialise import same_graph, specialise
+from edgekit.graph.specialise import Sizes, same_graph, set_batch, specialise
+from edgekit.headed import sha256
 from edgekit.runtimes.onnxruntime_cpu import CpuSession
 
 pytestmark = [pytest.mark.xdist_group("ladder"), pytest.mark.usefixtures("one_thread")]
@@ -111,3 +113,34 @@ def test_a_dynamic_batch_takes_any_number_of_rows(network: Network, rows: int) -
 def test_a_fixed_batch_takes_that_many_rows(network: Network) -> None:
     session = CpuSession(specialise(network("mobilenet_v1").graph(), 32, 4))
     assert session({IMAGE: np.zeros((4, 3, 32, 32), np.float32)})["logits"].shape == (4, 1000)
+
+
+@given(st.lists(st.tuples(st.integers(1, 8192), st.none() | st.integers(1, 4096)), min_size=1, max_size=5))
+def test_a_graph_at_many_sizes_is_what_protobuf_writes(wanted: list[tuple[int, int | None]]) -> None:
+    """With everything that a model can hold before and behind its graph, and a graph behind its outputs."""
+    model = bare()
+    model.producer_name, model.doc_string = "tests", "before the graph"
+    helper.set_model_props(model, {"behind": "the graph"})
+    model.graph.metadata_props.add(key="behind", value="the outputs")
+    model.graph.initializer.add(name="unused", dims=[1], data_type=TensorProto.FLOAT, raw_data=b"abcd")
+    many = Sizes(model)
+    for resolution, batch in wanted:
+        written = many.at(resolution, batch)
+        assert sizes(onnx.load_model_from_string(written))[0][2:] == [resolution, resolution]
+        assert written == onnx.load_model_from_string(written).SerializeToString(deterministic=True)
+        assert written.endswith(model.SerializeToString(deterministic=True)[-20:])
+        assert sha256(written) == hashlib.sha256(bytes(written)).hexdigest()
+
+
+def test_the_model_keeps_what_it_declares() -> None:
+    model = bare()
+    before = sizes(model)
+    Sizes(model).at(64, 4)
+    assert sizes(model) == before
+
+
+def test_graphs_are_the_same_whatever_size_they_declare(network: Network) -> None:
+    small, large = network("mobilenet_v2").graph(), network("mobilenet_v2").graph()
+    set_batch(large, 8)
+    assert Sizes(small).same_as(Sizes(large))
+    assert not Sizes(small).same_as(Sizes(network("mobilenet_v1").graph()))

@@ -35,9 +35,9 @@ def _settings(layer: nn.Module) -> tuple[tuple[str, object], ...]:
 
 @dataclass(frozen=True)
 class Mould:
-    """Two graphs without their weights, serialised, and what they were made from: see `Mould.of`.
+    """Graphs without their weights, serialised, and what they were made from: see `Mould.of`.
 
-    `anchors` and `long_sums` are what was found out about the network of that make.
+    `half` is None where there was none. `anchors` and `long_sums` are what was found out about a network of that make.
     """
 
     made_at: Variant
@@ -45,6 +45,7 @@ class Mould:
     make: Make
     raw: bytes
     simplified: bytes
+    half: bytes | None
     anchors: tuple[Anchor, ...]
     long_sums: bool
 
@@ -57,16 +58,19 @@ class Mould:
         long_sums: bool,
         raw: onnx.ModelProto,
         simplified: onnx.ModelProto,
+        half: onnx.ModelProto | None,
     ) -> Mould | None:
-        """A mould from the graphs of `folded`; None where its weights are not in both, bit for bit, under its names.
+        """A mould from the graphs of `folded`; None where its weights are not in all, bit for bit, under its names.
 
         The graphs lose their weights.
         """
         weights = _weights(folded)
-        if not all(_holds(graph, weights) for graph in (raw, simplified)):
+        if not all(_holds(graph, weights) for graph in (raw, simplified, half) if graph is not None):
             return None
-        emptied = [_emptied(graph, weights) for graph in (raw, simplified)]
-        return Mould(made_at, exporter, make_of(folded), emptied[0], emptied[1], anchors, long_sums)
+        graphs = [None if graph is None else _emptied(graph, weights) for graph in (raw, simplified, half)]
+        assert graphs[0] is not None
+        assert graphs[1] is not None
+        return Mould(made_at, exporter, make_of(folded), graphs[0], graphs[1], graphs[2], anchors, long_sums)
 
     def fits(self, folded: nn.Module, variant: Variant) -> bool:
         """Whether `folded`, the network of `variant`, differs from the mould's in widths and weights only."""
@@ -77,6 +81,11 @@ class Mould:
         """The graph of `folded`, and the simplified one."""
         return _filled(self.raw, folded), _filled(self.simplified, folded)
 
+    def filled_half(self, folded: nn.Module) -> onnx.ModelProto | None:
+        """The graph in half precision; None where there is none, and where a weight does not fit into a half."""
+        fits = all(bool(weight.half().isfinite().all()) for weight in _weights(folded).values())
+        return _filled(self.half, folded) if fits and self.half is not None else None
+
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:
     """All that a graph holds of a module; how many batches its norms have seen is not among it."""
@@ -85,7 +94,7 @@ def _weights(module: nn.Module) -> dict[str, Tensor]:
 
 def _holds(graph: onnx.ModelProto, weights: Mapping[str, Tensor]) -> bool:
     held = {tensor.name: tensor for tensor in graph.graph.initializer}
-    return all(name in held and held[name].raw_data == _bytes(weight) for name, weight in weights.items())
+    return all(name in held and held[name].raw_data == _bytes(weight, held[name]) for name, weight in weights.items())
 
 
 def _emptied(graph: onnx.ModelProto, weights: Mapping[str, Tensor]) -> bytes:
@@ -101,7 +110,7 @@ def _filled(emptied: bytes, folded: nn.Module) -> onnx.ModelProto:
     for tensor in graph.graph.initializer:
         if tensor.name in weights:
             tensor.dims[:] = weights[tensor.name].shape
-            tensor.raw_data = _bytes(weights[tensor.name])
+            tensor.raw_data = _bytes(weights[tensor.name], tensor)
     layers = dict(folded.named_modules())
     for node in graph.graph.node:
         groups = getattr(layers.get(node.name), "groups", None)
@@ -111,5 +120,7 @@ def _filled(emptied: bytes, folded: nn.Module) -> onnx.ModelProto:
     return graph
 
 
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().contiguous().numpy().tobytes()
+def _bytes(weight: Tensor, initializer: onnx.TensorProto) -> bytes:
+    """The weight as the initializer holds it, in single or half precision."""
+    values = weight.detach().contiguous()
+    return (values.half() if initializer.data_type == onnx.TensorProto.FLOAT16 else values).numpy().tobytes()

@@ -52,8 +52,8 @@ class Exported:
 
     `any_size` says that nothing in them but the declared dimensions of input and outputs depends on the size. `half` is
     whether there is to be a graph in half precision: "try" does without where it cannot be made. `known` graphs are
-    this package's own; others are looked at more closely. The nodes named in `keep` stay in FP32. `take_mould` makes a
-    mould of the graph and the simplified one.
+    this package's own; others are looked at more closely. The nodes named in `keep` stay in FP32. `halve` makes the
+    graph in half precision where that is simpler than converting it, and `take_mould` a mould of all three.
     """
 
     exporter: str
@@ -65,13 +65,14 @@ class Exported:
     reference: AnyReference
     known: bool = True
     keep: frozenset[str] = frozenset()
-    take_mould: Callable[[onnx.ModelProto, onnx.ModelProto], Mould | None] | None = None
+    halve: Callable[[], onnx.ModelProto | None] | None = None
+    take_mould: Callable[[onnx.ModelProto, onnx.ModelProto, onnx.ModelProto | None], Mould | None] | None = None
 
     def mould(self) -> Mould | None:
         """What the graphs of other widths can be made from, where that is so; these here are used up."""
         if self.take_mould is None or not self.any_size or self.notes:
             return None
-        return self.take_mould(self.raw, self.simplified)
+        return self.take_mould(self.raw, self.simplified, self.fp16)
 
     @cached_property
     def _simplified(self) -> tuple[onnx.ModelProto, str | None]:
@@ -99,7 +100,8 @@ class Exported:
             return None, f"there is no FP16 graph: {_reason(error)}"
 
     def _converted(self) -> onnx.ModelProto:
-        converted = to_fp16(self.simplified, self.keep)
+        given = self.halve() if self.halve and not self.keep else None
+        converted = to_fp16(self.simplified, self.keep) if given is None else given
         if not self.known:
             check_types(converted)
         self.reference.settle(self.simplified, kept_fp32(converted))

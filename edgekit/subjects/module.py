@@ -109,7 +109,8 @@ class ModuleSubject:
             simplify=lambda: simplified,
             half="yes" if self.plan.half else "no",
             reference=self._reference(folded, anchors, self.plan.quick, self.plan.half, long_sums),
-            take_mould=lambda _raw, _simplified: mould,
+            halve=lambda: mould.filled_half(folded),
+            take_mould=lambda _raw, _simplified, _half: mould,
         )
 
     def side(self, variant: Variant) -> int | None:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from edgekit import profile, sources, subjects
+from edgekit.errors import GateFailed
 from edgekit.graph.from_torch import export_onnx, fold_batch_norms
 from edgekit.graph.mould import Mould
 from edgekit.graph.specialise import specialise
@@ -19,6 +20,7 @@ from edgekit.helpers import Helpers
 from edgekit.journey import Journey
 from edgekit.plan import Plan
 from edgekit.subjects import Exported, Subject
+from edgekit.subjects.module import ModuleSubject
 from edgekit.variant import Variant
 
 pytestmark = [pytest.mark.xdist_group("ladder"), pytest.mark.usefixtures("one_thread")]
@@ -41,9 +43,10 @@ def subject(variant: Variant, helpers: Helpers) -> Subject:
     return subjects.make(sources.Source("reference", variant.model), variant, plan(), helpers)
 
 
-def both(made: Exported) -> list[bytes]:
+def files(made: Exported) -> list[bytes]:
     """As files have them: without shapes of intermediate tensors."""
-    return [specialise(graph, 96, 1) for graph in (made.raw, made.simplified)]
+    assert made.fp16 is not None
+    return [specialise(graph, 96, 1) for graph in (made.raw, made.simplified, made.fp16)]
 
 
 @pytest.mark.parametrize(
@@ -64,9 +67,25 @@ def test_what_comes_out_of_a_mould_is_the_real_export(wide: Variant, narrow: Var
     real = subject(size, helpers).export(size, "torchscript")
     filled = subject(narrow, helpers).export(narrow, "torchscript", mould)
     assert filled.made_at == wide  # it was not exported
-    assert both(filled) == both(real)
+    assert files(filled) == files(real)
     assert filled.reference.tensors == real.reference.tensors
     assert filled.mould() == mould  # for the one after that
+
+
+def test_weights_that_fit_no_half_are_left_to_the_conversion_which_names_them(helpers: Helpers) -> None:
+    first = Variant("mobilenet_v2", 0.35, 64)
+    made = subject(first, helpers).export(first, "torchscript")
+    assert made.fp16 is not None
+    mould = made.mould()
+    other = subject(Variant("mobilenet_v2", 0.5, 64), helpers)
+    assert isinstance(other, ModuleSubject)
+    with torch.no_grad():
+        other.loaded.module.get_submodule("classifier").weight[0, 0] = 1e6
+    filled = other.export(Variant("mobilenet_v2", 0.5, 64), "torchscript", mould)
+    assert filled.made_at == first
+    with pytest.raises(GateFailed, match="FP16") as caught:
+        assert filled.fp16
+    assert "classifier.weight" in str(caught.value)
 
 
 def small() -> nn.Sequential:
@@ -80,7 +99,7 @@ def mould_of(module: nn.Module, change: Callable[[onnx.ModelProto], None] = lamb
     simplified = onnx.ModelProto()
     simplified.CopyFrom(raw)
     change(simplified)
-    return Mould.of(fold_batch_norms(module), Variant("small", 1.0, 8), "torchscript", (), False, raw, simplified)
+    return Mould.of(fold_batch_norms(module), Variant("small", 1.0, 8), "torchscript", (), False, raw, simplified, None)
 
 
 def wider(module: nn.Sequential) -> None:

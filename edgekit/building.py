@@ -20,24 +20,34 @@ def build(path: Path, profiles: Sequence[ExportProfile]) -> tuple[Engine, ...]:
     An engine that fails leaves the one that was there. Raises InputUnusable when the folder is not what its manifest
     says, GateFailed when the variant never passed its ladder, UsageError for a precision that it does not have.
     """
+    _, folder = _exported(path)  # refused before anything is locked, and a folder made for the lock
+    with manifest.locked(folder.parent):
+        found, _ = _exported(path)  # as it is, now that nobody else writes to it
+        return _build(found, folder, profiles)
+
+
+def _exported(path: Path) -> tuple[Manifest, Path]:
     found, folder = manifest.read_verified(path)
     if not found.parity.passed:
         raise GateFailed("no engine is built of a variant that failed its parity ladder", where=str(folder))
+    return found, folder
+
+
+def _build(found: Manifest, folder: Path, profiles: Sequence[ExportProfile]) -> tuple[Engine, ...]:
     graphs = {a.kind.removeprefix("onnx-"): a.path for a in found.artifacts if a.kind.startswith("onnx-")}
     wanted = [(used, _precision(used, graphs)) for used in profiles if used.flavour != "none"]
-    with manifest.locked(folder.parent):
-        staging = manifest.Staging(folder)
-        helpers = Helpers(profiles, simplify=False)
-        try:
-            for graph in graphs.values():
-                staging.link(folder / graph)
-            builds = EngineBuilds(helpers, staging.folder, found.variant.batch, graphs, _side(found))
-            builds.start(wanted)
-            records = builds.finish()
-            staging.add_to(_with_engines(found, profiles, records))
-        finally:
-            helpers.close()
-            staging.discard()
+    staging = manifest.Staging(folder)
+    helpers = Helpers(profiles, simplify=False)
+    try:
+        for graph in graphs.values():
+            staging.link(folder / graph)
+        builds = EngineBuilds(helpers, staging.folder, found.variant.batch, graphs, _side(found))
+        builds.start(wanted)
+        records = builds.finish()
+        staging.add_to(_with_engines(found, profiles, records))
+    finally:
+        helpers.close()
+        staging.discard()
     return records
 
 

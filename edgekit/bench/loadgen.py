@@ -98,17 +98,19 @@ class _System:
         self.failure: BaseException | None = None
 
     def issue(self, queries: Sequence[Any]) -> None:
-        """Called by LoadGen from a thread of its own; each batch is reported when it is done."""
-        loadgen = _loadgen()
+        """Called by LoadGen from a thread of its own; each batch is reported when it is done.
+
+        After a failure nothing is run any more, and LoadGen is let to its end.
+        """
         for first in range(0, len(queries), self.rows):
+            if self.failure is not None:
+                time.sleep(AFTER_A_FAILURE_S)
+                _report(queries[first:])
+                return
             self._run()
-            done = [loadgen.QuerySampleResponse(it.id, 0, 0) for it in queries[first : first + self.rows]]
-            loadgen.QuerySamplesComplete(done)
+            _report(queries[first : first + self.rows])
 
     def _run(self) -> None:
-        if self.failure is not None:
-            time.sleep(AFTER_A_FAILURE_S)
-            return
         try:
             self.runner.sample(1)
         except BaseException as error:  # raised again by `_drive`
@@ -116,6 +118,11 @@ class _System:
 
     def flush(self) -> None:
         """Called by LoadGen when no more queries come for now."""
+
+
+def _report(done: Sequence[Any]) -> None:
+    loadgen = _loadgen()
+    loadgen.QuerySamplesComplete([loadgen.QuerySampleResponse(it.id, 0, 0) for it in done])
 
 
 def _loadgen() -> Any:

@@ -87,10 +87,15 @@ def test_a_batch_is_one_run_for_several_samples(tmp_path: Path, runner: Runner) 
     assert counting.runs == loadgen.PROBES + int(queries)
 
 
-def test_a_runner_that_fails_in_the_middle_fails_the_run(runner: Runner, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scenario", loadgen.NAMES)
+def test_a_runner_that_fails_in_the_middle_fails_the_run(
+    scenario: LoadGenScenario, runner: Runner, tmp_path: Path
+) -> None:
     """An exception that reached LoadGen's own code would end the process."""
+    counting = Counting(runner, fails=30)
     with pytest.raises(InputUnusable, match="gave up"):
-        drive(Counting(runner, fails=30), "single-stream", tmp_path / "logs")
+        drive(counting, scenario, tmp_path / "logs")
+    assert counting.runs == 30, "nothing is run after it"
 
 
 def test_logs_of_another_run_are_not_written_over(runner: Runner, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from edgekit.cli.export import export as export_command
 from edgekit.cli.gates import build, parity
 from edgekit.cli.info import doctor, inspect, lint, models, profiles
 from edgekit.cli.output import INTERRUPTED, SCHEMA, leave
+from edgekit.cli.pick import pick
+from edgekit.cli.report import report
 from edgekit.errors import MachineLacks
 
 app = typer.Typer(
@@ -28,7 +30,7 @@ app = typer.Typer(
 app.command("export")(export_command)
 app.command("bench")(bench_command)
 app.command("compare")(compare_command)
-for command in (parity, build, lint, inspect, models, profiles, doctor):
+for command in (report, pick, parity, build, lint, inspect, models, profiles, doctor):
     app.command(command.__name__)(command)
 
 

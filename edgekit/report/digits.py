@@ -23,9 +23,9 @@ def figure(value: float, low: float, high: float) -> str:
 
 
 def interval(low: float, high: float) -> str:
-    """`1.24 to 1.31`, with the digits that it carries."""
+    """`1.24–1.31`, with the digits that it carries."""
     places = decimals(low, high)
-    return f"{low:.{places}f} to {high:.{places}f}"
+    return f"{low:.{places}f}–{high:.{places}f}"
 
 
 def significant(value: float, digits: int = 3) -> str:

@@ -36,7 +36,7 @@ def target(exported: Exported | None) -> str:
 
 def top1(found: Published | None) -> Value:
     """An accuracy that nobody measured here, with who published it."""
-    return number(f"{found.top1:.1f} %", found.top1, f"published, {found.by}") if found else number("", None)
+    return number(f"{found.top1:.1f} %", found.top1, found.by) if found else number("", None)
 
 
 def short(variant: VariantRecord) -> str:
@@ -45,18 +45,20 @@ def short(variant: VariantRecord) -> str:
     return " · ".join(word for word in words if word) or variant.model
 
 
+TOP1_HEAD = ("Published top-1", "ImageNet, as published for other weights than these; not measured here")
+
 # --- Table -----------------------------------------------------------------------------------------------------------
 
 HEADS = (
     ("Variant", "the exported network, width and resolution"),
-    ("Runtime", "what ran it, in which precision"),
-    ("Verdict", "whether the measurement can be relied on, and why not"),
     ("Median, ms", "of all rounds, with its 95 % interval"),
+    ("Verdict", "whether the measurement can be relied on, and why not"),
+    ("Runtime", "what ran it, in which precision"),
+    ("Ratio", "to the reference, measured in the same rounds, with its 95 % interval"),
     ("p90, ms", "nine runs in ten were faster"),
     ("p99, ms", "99 runs in a hundred were faster"),
-    ("Ratio", "to the reference, measured in the same rounds, with its 95 % interval"),
     ("Inferences/s", "images in a second: the batch, over the mean latency"),
-    ("Top-1", "ImageNet, as published; not measured here"),
+    TOP1_HEAD,
     ("MACs", "multiply-accumulates of one image"),
     ("Parameters", "numbers that were learnt"),
     ("Size", "of the file that was measured"),
@@ -70,18 +72,18 @@ def results(gathered: Gathered) -> Table:
     numbers = {name: number for number, name in enumerate(gathered.series)}
     points = sorted(gathered.points, key=lambda point: point.result.latency.p50)
     rows = tuple(Row(tuple(_cells(point)), numbers[point.series], target(point.exported)) for point in points)
-    return Table("Every measurement", HEADS, rows, frozenset(range(3, len(HEADS)))).without_empty()
+    return Table("Every measurement", HEADS, rows, frozenset({1, *range(4, len(HEADS))})).without_empty()
 
 
 def _cells(point: Point) -> Iterator[Value]:
     result, subject = point.result, point.result.subject
     yield Value(subject.slug)
-    yield Value(point.series)
-    yield Value("VALID", mark="good") if point.valid else Value("INVALID", note="; ".join(point.reasons), mark="bad")
     yield number(figure(result), result.latency.p50, digits.interval(*result.latency.ci95))
+    yield Value("VALID", mark="good") if point.valid else Value("INVALID", note="; ".join(point.reasons), mark="bad")
+    yield Value(point.series)
+    yield _ratio(result)
     yield number(at(result, result.latency.p90), result.latency.p90)
     yield number(at(result, result.latency.p99), result.latency.p99)
-    yield _ratio(result)
     yield number(digits.significant(result.throughput_per_s), result.throughput_per_s)
     yield top1(point.published)
     yield number(digits.millions(subject.macs or 0), subject.macs)
@@ -151,8 +153,8 @@ def front(gathered: Gathered) -> Table | None:
         for point in _winners([p for p in gathered.points if comparable(p.result.contract) == kind], worth(gathered))
     ]
     caption = f"Pareto front: no other is both faster and better, by {worth(gathered).words}"
-    heads = (HEADS[0], HEADS[1], HEADS[3], HEADS[8], HEADS[9], HEADS[11])
-    return Table(caption, heads, tuple(rows), frozenset(range(2, 6))).without_empty() if rows else None
+    heads = (HEADS[0], HEADS[1], HEADS[3], HEADS[8], HEADS[9], HEADS[11])  # as _front_cells has them
+    return Table(caption, heads, tuple(rows), frozenset({1, 3, 4, 5})).without_empty() if rows else None
 
 
 def _winners(points: Sequence[Point], by: Worth) -> list[Point]:
@@ -163,8 +165,8 @@ def _winners(points: Sequence[Point], by: Worth) -> list[Point]:
 def _front_cells(point: Point) -> Iterator[Value]:
     subject = point.result.subject
     yield Value(subject.slug)
-    yield Value(point.series)
     yield number(figure(point.result), point.result.latency.p50, digits.interval(*point.result.latency.ci95))
+    yield Value(point.series)
     yield top1(point.published)
     yield number(digits.millions(subject.macs or 0), subject.macs)
     yield number(digits.size(subject.bytes), subject.bytes)

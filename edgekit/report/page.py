@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -34,6 +35,7 @@ class Page:
     name: str
     edgekit: str
     created: str
+    place: str
     command: str
     tiles: tuple[Tile, ...]
     warnings: tuple[str, ...]
@@ -62,7 +64,8 @@ def page(gathered: Gathered) -> Page:
     return Page(
         name=gathered.name,
         edgekit=__version__,
-        created=bench.created if bench else "",
+        created=_moment(bench.created) if bench else "",
+        place=_place(bench.machine) if bench else "",
         command=bench.command if bench else "",
         tiles=tuple(_tiles(gathered)),
         warnings=tuple(_warnings(gathered)),
@@ -84,6 +87,18 @@ def page(gathered: Gathered) -> Page:
         makers=proofs.makers(gathered),
         published=_publishers(gathered),
     )
+
+
+def _moment(created: str) -> str:
+    """`2026-01-31 09:05 UTC`; what is no time of that form is shown as it stands."""
+    found = re.match(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)[\d:.]*\+00:00$", created)
+    return f"{found[1]} {found[2]} UTC" if found else created
+
+
+def _place(machine: dict[str, str]) -> str:
+    """The machine in a line."""
+    cores = f"{machine['cores']} cores" if "cores" in machine else ""
+    return ", ".join(it for it in (machine.get("cpu", ""), machine.get("gpu", ""), cores, machine.get("os", "")) if it)
 
 
 def _tiles(gathered: Gathered) -> Iterator[Tile]:

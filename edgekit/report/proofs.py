@@ -10,10 +10,8 @@ from edgekit.parity.report import BatchCheck, ParityReport, Rung
 from edgekit.preprocessing import Preprocessing
 from edgekit.report import digits
 from edgekit.report.gather import Exported, Gathered, word
-from edgekit.report.latency import target, top1
+from edgekit.report.latency import TOP1_HEAD, target, top1
 from edgekit.report.tables import Row, Table, Value, number, pairs
-
-HASH_SHOWN = 12
 
 Facts = tuple[tuple[str, str], ...]
 
@@ -47,7 +45,7 @@ def networks(gathered: Gathered) -> Table:
         ("MACs", "multiply-accumulates of one image"),
         ("Parameters", "numbers that were learnt"),
         ("fp32 graph", "its size"),
-        ("Top-1", "ImageNet, as published; not measured here"),
+        TOP1_HEAD,
     )
     rows = tuple(Row(tuple(_network(it)), target=target(it)) for it in gathered.exported)
     return Table("Every exported variant", heads, rows, frozenset({3, 6, 7, 8, 9})).without_empty()

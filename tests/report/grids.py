@@ -151,7 +151,14 @@ def result(
     near = milliseconds * spread / 4
     return Result(
         subject=Subject(
-            made.variant, slug, slug, kind, artifact.sha256, artifact.bytes * 300_000, made.params, made.macs
+            made.variant,
+            slug,
+            slug,
+            kind,
+            artifact.sha256,
+            made.params * (2 if kind == "onnx-fp16" else 4),
+            made.params,
+            made.macs,
         ),
         contract=Contract(
             runtime, "host", "none", None, True, 1, 1, kind.removeprefix("onnx-"), 10, "synthetic", versions={"a": "1"}

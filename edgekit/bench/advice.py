@@ -7,13 +7,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from edgekit.bench import comparing
+from edgekit.bench.comparing import Rounds
 from edgekit.bench.record import BenchFile, Result
 from edgekit.bench.statistics import Interval
 
 NO_GAIN = 0.02  # faster by less than this is no reason to take a lower precision
 SLOWER = 0.02
-LOWER = ("fp16", "int8")
+LOWER = ("fp16", "bf16", "int8")
 
 
 def advise(file: BenchFile) -> tuple[str, ...]:
@@ -26,14 +26,14 @@ def advise(file: BenchFile) -> tuple[str, ...]:
         sentence
         for runtime, results in by_runtime.items()
         for part in (_precisions, _sizes)
-        for sentence in part(runtime, results, comparing.launches(file, runtime))
+        for sentence in part(runtime, results, Rounds(file, runtime))
     )
 
 
-def _precisions(runtime: str, results: Sequence[Result], launches: Sequence[int]) -> Iterator[str]:
+def _precisions(runtime: str, results: Sequence[Result], rounds: Rounds) -> Iterator[str]:
     """Lower precisions that bring nothing."""
     for precision in LOWER:
-        ratios = {name: comparing.within(low, full, launches) for name, low, full in _pairs(results, precision)}
+        ratios = {name: _ratio(rounds, low, full) for name, low, full in _pairs(results, precision)}
         vain = {name: ratio for name, ratio in ratios.items() if ratio.low > 1 - NO_GAIN}
         if vain:
             worst = max(vain.values(), key=lambda ratio: ratio.value)
@@ -41,6 +41,10 @@ def _precisions(runtime: str, results: Sequence[Result], launches: Sequence[int]
                 f"{runtime}: {precision} is no faster than fp32 for {_which(vain, len(ratios))}; "
                 f"it takes up to {worst.value:.2f} times as long ({_range(worst)})"
             )
+
+
+def _ratio(rounds: Rounds, one: Result, other: Result) -> Interval:
+    return rounds.ratio(one, other).interval(0).exp()
 
 
 def _pairs(results: Sequence[Result], precision: str) -> Iterator[tuple[str, Result, Result]]:
@@ -66,11 +70,11 @@ def _range(ratio: Interval) -> str:
     return f"95 % interval {ratio.low:.2f} to {ratio.high:.2f}"
 
 
-def _sizes(runtime: str, results: Sequence[Result], launches: Sequence[int]) -> Iterator[str]:
+def _sizes(runtime: str, results: Sequence[Result], rounds: Rounds) -> Iterator[str]:
     """Variants with less to compute that take longer, the worst for each."""
     for small in results:
         slower = [
-            (comparing.within(small, large, launches), large)
+            (_ratio(rounds, small, large), large)
             for large in results
             if _comparable(small, large) and small.latency.p50 > large.latency.p50
         ]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
-from edgekit.bench import statistics, telemetry, verdict
+from edgekit.bench import checking, statistics, telemetry, verdict
 from edgekit.bench.finding import Found
 from edgekit.bench.protocol import Course
 from edgekit.bench.record import Contract, Latency, Ratio, Reference, Result, Telemetry
 from edgekit.bench.runtimes import Settings
 from edgekit.bench.statistics import Interval, Replicates, Samples
 from edgekit.bench.worker import WARMUP, Loaded
+from edgekit.parity.tolerance import Precision
 
 MS = 1e3
 
@@ -55,7 +57,8 @@ class _Table:
         self.ratios = statistics.log_ratios(self.logs, self.launches, self.against, seed)
         readings = [line.reading for line in course.lines]
         spread = statistics.round_spread(self.fit.rounds)
-        self.machine = telemetry.summarise(readings, course.load_before, spread)
+        machine = telemetry.summarise(readings, course.load_before, spread)
+        self.machine = replace(machine, priority=course.priority)
 
     def reference(self) -> Reference:
         """The samples of what everything is a multiple of."""
@@ -116,6 +119,7 @@ def _signs(table: _Table, name: str, shown: Interval) -> verdict.Signs:
 
 def _contract(course: Course, name: str, found: Found, settings: Settings, batch: int | None, images: bool) -> Contract:
     loaded: Loaded = course.loaded[name]
+    versions = dict(course.runtime.versions())
     return Contract(
         runtime=course.runtime.name,
         clock=course.runtime.clock,
@@ -124,9 +128,9 @@ def _contract(course: Course, name: str, found: Found, settings: Settings, batch
         spin=loaded.spin,
         threads=loaded.threads,
         batch=found.rows(batch),
-        precision=found.precision,
+        precision=checking.arithmetic(cast(Precision, found.precision), versions),
         warmup=WARMUP,
         inputs="images" if images else "synthetic",
         compiled=settings.compiled,
-        versions=dict(course.runtime.versions()),
+        versions=versions,
     )

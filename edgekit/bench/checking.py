@@ -22,6 +22,9 @@ from edgekit.parity.metrics import AnyArray, Distance, distance
 from edgekit.parity.report import Rung
 from edgekit.parity.tolerance import Precision, tolerance
 
+# bfloat16 has three bits less than float16, so its noise floor is eight times as high. No rung is climbed in it.
+Arithmetic = Literal["fp32", "fp16", "bf16"]
+BF16_OVER_FP16 = 8.0
 # The rungs that say how far outputs in a precision are from the truth.
 RUNGS: dict[Precision, tuple[str, ...]] = {"fp32": ("pytorch-fp32", "onnx", "simplified"), "fp16": ("fp16",)}
 When = Literal["before", "after"]
@@ -41,15 +44,22 @@ def check(runner: Runner, golden: Golden, allowed: Mapping[str, float], when: Wh
     return ParityCheck(when, passed, error if math.isfinite(error) else None, most, reason)
 
 
-def allowances(manifest: Manifest, precision: Precision, golden: Golden) -> dict[str, float]:
+def arithmetic(precision: Precision, versions: Mapping[str, str]) -> Arithmetic:
+    """What an artifact in that precision is computed in: a runtime that takes another one names it in its versions."""
+    return "bf16" if versions.get("inference-precision") == "bf16" else precision
+
+
+def allowances(manifest: Manifest, used: Arithmetic, golden: Golden) -> dict[str, float]:
     """The relative root-mean-square distance from the truth that each output is allowed.
 
     Raises InputUnusable where the manifest has no rung in that precision.
     """
+    precision: Precision = "fp16" if used == "bf16" else used
     rungs = [rung for rung in manifest.parity.rungs if rung.name in RUNGS[precision]]
     if not rungs:
         raise InputUnusable(f"the manifest has no rung in {precision}, so nothing says what is still right")
-    return {name: _allowed(name, rungs, precision, golden) for name in golden.outputs[0]}
+    scale = BF16_OVER_FP16 if used == "bf16" else 1.0
+    return {name: scale * _allowed(name, rungs, precision, golden) for name in golden.outputs[0]}
 
 
 def _allowed(name: str, rungs: Sequence[Rung], precision: Precision, golden: Golden) -> float:

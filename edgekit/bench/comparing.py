@@ -7,7 +7,7 @@ about in memory is worth.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -68,11 +68,21 @@ def compare(first: BenchFile, second: BenchFile, across: Collection[str] = ()) -
             hint="edgekit bench names a result by its variant, artifact and runtime",
         )
     _refuse_unlike(first, second, [(ours[name], theirs[name]) for name in shared], across)
+    one, other = _rounds(first), _rounds(second)
     return Comparison(
-        tuple(_compared(name, _Side(first, ours[name]), _Side(second, theirs[name])) for name in shared),
+        tuple(_compared(name, _side(one, ours[name]), _side(other, theirs[name])) for name in shared),
         tuple(name for name in ours if name not in theirs),
         tuple(name for name in theirs if name not in ours),
     )
+
+
+def _rounds(file: BenchFile) -> dict[str, Rounds]:
+    runtimes = dict.fromkeys(result.contract.runtime for result in file.results)
+    return {runtime: Rounds(file, runtime) for runtime in runtimes}
+
+
+def _side(rounds: Mapping[str, Rounds], result: Result) -> _Side:
+    return _Side(rounds[result.contract.runtime], result)
 
 
 def _few(names: Collection[str]) -> str:
@@ -110,31 +120,43 @@ def _contracts_differ(one: Result, other: Result) -> Iterator[tuple[str, str, st
             yield slot.name, str(ours), str(theirs)
 
 
+class Rounds:
+    """What one runtime measured, as one table: the reference first, then the results, all of the same rounds."""
+
+    def __init__(self, file: BenchFile, runtime: str) -> None:
+        self.results = [result for result in file.results if result.contract.runtime == runtime]
+        self.reference = next((it for it in file.references if it.runtime == runtime), None)
+        first = [self.reference.samples] if self.reference else []
+        self.names = ([""] if self.reference else []) + [result.name for result in self.results]
+        self.logs = statistics.visits([*first, *(result.samples for result in self.results)])
+        # Of one process, where nobody says.
+        self.launches = self.reference.launches if self.reference else (0,) * len(self.logs)
+
+    def ratio(self, one: Result, other: Result | None, seed: int = 0) -> Replicates:
+        """The logarithm of one latency as a multiple of another's; None is the reference's."""
+        column, against = self.names.index(one.name), self.names.index(other.name if other else "")
+        return statistics.log_ratios(self.logs, self.launches, against, seed, only=[column])
+
+
 @dataclass(frozen=True)
 class _Side:
-    """A result and the file that it is in."""
+    """A result, and the rounds that it is of."""
 
-    file: BenchFile
+    rounds: Rounds
     result: Result
 
     @property
     def reference(self) -> Reference | None:
         """What its ratio is one to; None for the reference itself."""
-        if self.result.ratio is None:
-            return None
-        known = (it for it in self.file.references if it.runtime == self.result.contract.runtime)
-        return next((it for it in known if it.name == self.result.ratio.reference), None)
+        return None if self.result.ratio is None else self.rounds.reference
 
     def to_reference(self, seed: int) -> Replicates:
         """The logarithm of its ratio."""
-        reference = self.reference
-        assert reference is not None
-        logs = statistics.visits([reference.samples, self.result.samples])
-        return statistics.log_ratios(logs, reference.launches, 0, seed)
+        return self.rounds.ratio(self.result, None, seed)
 
     def level(self, seed: int) -> Replicates:
         """The logarithm of its seconds."""
-        return statistics.log_level(self.result.samples, launches(self.file, self.result.contract.runtime), seed)
+        return statistics.log_level(self.result.samples, self.rounds.launches, seed)
 
 
 def _compared(name: str, first: _Side, second: _Side) -> Compared:
@@ -143,7 +165,7 @@ def _compared(name: str, first: _Side, second: _Side) -> Compared:
         one, other = first.to_reference(1), second.to_reference(2)
     else:
         one, other = first.level(1), second.level(2)
-    value, drawn = float(other.values[-1] - one.values[-1]), other.drawn[:, -1] - one.drawn[:, -1]
+    value, drawn = float(other.values[0] - one.values[0]), other.drawn[:, 0] - one.drawn[:, 0]
     ci95 = statistics.interval(value, drawn).exp()
     sure = statistics.interval(value, drawn, SURE).exp()
     return Compared(name, ci95.value, (ci95.low, ci95.high), (sure.low, sure.high), change(sure), basis)
@@ -162,21 +184,6 @@ def change(sure: Interval) -> Change:
     if sure.low > 1.0 and sure.value > 1 + FLOOR:
         return "slower"
     return "faster" if sure.high < 1.0 and sure.value < 1 / (1 + FLOOR) else "the same"
-
-
-def within(result: Result, other: Result, launches: Sequence[int], certain: float = statistics.CERTAIN) -> Interval:
-    """The first's latency as a multiple of the second's, both of one file and one runtime: the same rounds."""
-    logs = statistics.visits([other.samples, result.samples])
-    return statistics.log_ratios(logs, launches, 0, seed=0).interval(1, certain).exp()
-
-
-def launches(file: BenchFile, runtime: str) -> list[int]:
-    """The number of the process that measured each round of a runtime; of one process where nobody says."""
-    for reference in file.references:
-        if reference.runtime == runtime:
-            return list(reference.launches)
-    rounds = next((len(result.samples) for result in file.results if result.contract.runtime == runtime), 0)
-    return [0] * rounds
 
 
 def regressions(comparison: Comparison, share: float) -> list[Compared]:

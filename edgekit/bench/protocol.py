@@ -18,9 +18,9 @@ from typing import Literal, TypeVar
 from edgekit.bench import reference, statistics, telemetry
 from edgekit.bench.finding import Found
 from edgekit.bench.journal import Journal, RoundLine
-from edgekit.bench.record import Memory, ParityCheck
+from edgekit.bench.record import Memory, ParityCheck, Priority
 from edgekit.bench.runtimes import Candidate, Runtime
-from edgekit.bench.worker import Check, Load, Loaded, Round, Weigh, memory_of
+from edgekit.bench.worker import Check, Hurry, Load, Loaded, Round, Weigh, memory_of
 from edgekit.errors import EdgekitError
 from edgekit.isolation import Isolated, IsolationFailed
 
@@ -37,13 +37,17 @@ Stage = Literal["loading", "measuring", "checking", "weighing"]
 
 @dataclass(frozen=True)
 class Limits:
-    """When to stop. `target`: half the 95 % interval of every ratio, as a share. Seconds are those of one runtime."""
+    """When to stop. `target`: half the 95 % interval of every ratio, as a share. Seconds are those of one runtime.
+
+    `memory`: whether to weigh everything afterwards. `priority`: whether to go before other processes where allowed.
+    """
 
     target: float = 0.02
     min_s: float = 1.0
     max_s: float = 30.0
     launches: int = LAUNCHES
     memory: bool = True
+    priority: bool = True
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Course:
     reference: tuple[str, str] | None = None  # name, sha256
     lines: list[RoundLine] = field(default_factory=list)
     load_before: float | None = None
+    priority: Priority | None = None
 
     def names(self) -> list[str]:
         """What has samples in every round, the reference among them, in one order."""
@@ -164,6 +169,10 @@ class _Run:
     def launch(self, entries: Sequence[Entry], number: int) -> bool:
         """Load everything in one new process and measure for its share of the time. Whether another may follow."""
         with Isolated(WORKER, what=f"the measuring process of {self.name}") as worker:
+            if self.limits.priority:
+                self.course.priority = (
+                    "realtime" if _ask(worker, Hurry(), str, LOAD_LIMIT_S) == "realtime" else "normal"
+                )
             there = self._load(worker, entries)
             if not any(entry.found for entry in there):
                 return False

@@ -21,6 +21,7 @@ FILE = "bench.json"  # in the folder that was measured, where --out names no oth
 
 Clock = Literal["host", "device"]
 Transfers = Literal["included", "excluded", "none"]
+Priority = Literal["realtime", "normal"]
 Scenario = Literal["rounds", "paced", "soak", "single-stream", "multi-stream", "offline"]
 
 
@@ -188,7 +189,8 @@ class Telemetry:
     """What the machine did meanwhile. Shares are 0 to 1, temperatures in degrees Celsius; None: cannot be read here.
 
     `other_load`: the share of the machine's processor time that other processes took. `round_spread`: how much slower
-    the round at the 90th percentile was than the one at the 10th, as a share.
+    the round at the 90th percentile was than the one at the 10th, as a share. `priority`: whether the measuring
+    threads went before all others during a round ("realtime"), or waited their turn.
     """
 
     seconds: float
@@ -201,6 +203,7 @@ class Telemetry:
     throttled: bool | None = None
     round_spread: float | None = None
     other_load: float | None = None
+    priority: Priority | None = None
     power_w: float | None = None
 
 

@@ -147,12 +147,14 @@ def _file(
     spreads = [part.machine.round_spread for part in parts if part.machine.round_spread is not None]
     loads = [part.machine.load_before for part in parts if part.machine.load_before is not None]
     readings = [line.reading for line in kept.lines]
+    machine = telemetry.summarise(readings, loads[0] if loads else telemetry.load(), max(spreads, default=None))
+    priorities = [part.machine.priority for part in parts if part.machine.priority is not None]
     file = BenchFile(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         edgekit=__version__,
         command=request.command,
         machine=environment.stamp(),
-        telemetry=telemetry.summarise(readings, loads[0] if loads else telemetry.load(), max(spreads, default=None)),
+        telemetry=replace(machine, priority=min(priorities, default=None)),
         results=tuple(result for part in parts for result in part.results),
         not_measured=tuple(not_measured),
         seed=request.seed,

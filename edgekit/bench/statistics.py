@@ -86,37 +86,62 @@ def polish(logs: Array) -> Fit:
     return Fit(variants + middle, rounds - middle, rest)
 
 
-def resampled(launches: Sequence[int], seed: int, count: int = REPLICATES) -> NDArray[np.intp]:
-    """(count, R) numbers of rounds: every launch keeps as many as it had, drawn from it in runs of neighbours.
+def resampled(size: int, seed: int, count: int = REPLICATES) -> NDArray[np.intp]:
+    """(count, size) numbers of rounds, drawn in runs of neighbours.
 
-    A run is as long as the cube root of the launch's rounds, begins anywhere, and goes on at the beginning where it
-    meets the end. Source: Politis and Romano 1992, "A circular block-resampling procedure for stationary data".
+    A run is as long as the cube root of the rounds, begins anywhere, and goes on at the beginning where it meets the
+    end. Source: Politis and Romano 1992, "A circular block-resampling procedure for stationary data".
     """
-    generator = np.random.default_rng(seed)
-    numbers = np.asarray(launches)
-    parts = [_blocks(np.flatnonzero(numbers == launch), generator, count) for launch in dict.fromkeys(launches)]
-    return np.concatenate(parts, axis=1)
-
-
-def _blocks(members: NDArray[np.intp], generator: np.random.Generator, count: int) -> NDArray[np.intp]:
-    size = len(members)
-    length = max(1, round(size ** (1 / 3)))
-    starts = generator.integers(0, size, (count, math.ceil(size / length)))
+    length = _run_length(size)
+    starts = np.random.default_rng(seed).integers(0, size, (count, math.ceil(size / length)))
     picked = (starts[:, :, None] + np.arange(length)) % size
-    return np.asarray(members[picked.reshape(count, -1)[:, :size]])
+    return np.asarray(picked.reshape(count, -1)[:, :size])
 
 
-def log_ratios(logs: Array, launches: Sequence[int], against: int, seed: int, count: int = REPLICATES) -> Replicates:
+def _run_length(size: int) -> int:
+    return max(1, round(float(size) ** (1 / 3)))
+
+
+def _levels(table: Array, launches: Sequence[int], seed: int, count: int) -> tuple[Array, Array]:
+    """The level of every column of (R, V): (V,), and its replicates (count, V).
+
+    Every launch has a median of its own, and they are averaged by their numbers of rounds: the median of all rounds
+    would be that of the launch in the middle. Resampling gives the medians of few rounds too little scatter, as its
+    runs of neighbours repeat: the factor puts that right.
+    """
+    numbers = np.asarray(launches)
+    value, drawn = np.zeros(table.shape[1]), np.zeros((count, table.shape[1]))
+    for launch in dict.fromkeys(launches):
+        part = table[numbers == launch]
+        size, weight = len(part), len(part) / len(table)
+        median = np.median(part, axis=0)
+        scatter = np.median(part[resampled(size, seed + launch, count)], axis=1) - median
+        value += weight * median
+        drawn += weight * scatter * math.sqrt(size / max(1, size - _run_length(size)))
+    return value, value + drawn
+
+
+def log_ratios(
+    logs: Array,
+    launches: Sequence[int],
+    against: int,
+    seed: int,
+    count: int = REPLICATES,
+    only: Sequence[int] | None = None,
+) -> Replicates:
     """The logarithm of every variant's time as a multiple of that of variant `against`, and its replicates.
 
-    Round effects are those of the whole fit: a round's is made by its own visits, so it is resampled along with them.
+    Each is the median polish of the two alone, which is the median of their differences: polished all together, the
+    effects stop at one of many resting places, and scatter more than resampling can tell. `only` names the variants
+    that are wanted; what a launch is worth is learnt from all of them in any case.
     """
-    fit = polish(logs)
-    even = logs - fit.rounds[:, None]
-    drawn = np.median(even[resampled(launches, seed, count)], axis=1)
-    spread = _between_launches(even - even[:, [against]], launches, against)
-    noise = np.random.default_rng([seed, 1]).standard_normal(drawn.shape) * spread
-    return Replicates(fit.variants - fit.variants[against], drawn - drawn[:, [against]] + noise)
+    differences = logs - logs[:, [against]]
+    columns = list(range(logs.shape[1]) if only is None else only)
+    values, drawn = _levels(differences[:, columns], launches, seed, count)
+    others = np.delete(differences, against, axis=1)
+    noise = np.random.default_rng([seed, 1]).standard_normal(drawn.shape) * _between_launches(others, launches)
+    noise[:, [column == against for column in columns]] = 0.0
+    return Replicates(values, drawn + noise)
 
 
 @dataclass(frozen=True)
@@ -130,11 +155,6 @@ class Replicates:
         """The interval of one variant's estimate."""
         return interval(float(self.values[variant]), self.drawn[:, variant], certain)
 
-    def between(self, one: int, other: int, certain: float = CERTAIN) -> Interval:
-        """The interval of one variant's estimate less the other's."""
-        value = float(self.values[one] - self.values[other])
-        return interval(value, self.drawn[:, one] - self.drawn[:, other], certain)
-
 
 def interval(value: float, drawn: Array, certain: float = CERTAIN) -> Interval:
     """The middle `certain` per cent of what was drawn; it always holds the value."""
@@ -143,30 +163,28 @@ def interval(value: float, drawn: Array, certain: float = CERTAIN) -> Interval:
     return Interval(value, min(low, value), max(high, value))
 
 
-def _between_launches(differences: Array, launches: Sequence[int], against: int) -> float:
-    """How far one more launch moves the mean of all launches: the standard error, shared by all variants.
+def _between_launches(differences: Array, launches: Sequence[int]) -> float:
+    """How far launches move the average over them: the standard error, shared by all variants (R, V).
 
     Every process lays out its memory in its own way, and that is worth a per cent or so which no number of rounds in
     it takes away. What rounds alone scatter is taken off. 0 where there was one launch.
     """
     order = list(dict.fromkeys(launches))
-    others = [column for column in range(differences.shape[1]) if column != against]
-    if len(order) < 2 or not others:
+    if len(order) < 2 or not differences.size:
         return 0.0
     numbers = np.asarray(launches)
-    groups = [differences[numbers == launch][:, others] for launch in order]
+    groups = [differences[numbers == launch] for launch in order]
     medians = np.array([np.median(group, axis=0) for group in groups])
     # The variance of a median of n normal numbers is pi / 2 / n times theirs; 1.4826 MAD stands for their deviation.
     own = [math.pi / 2 / len(g) * (1.4826 * np.median(np.abs(g - np.median(g, axis=0)), axis=0)) ** 2 for g in groups]
-    extra = medians.var(axis=0, ddof=1) - np.mean(own, axis=0)
-    return math.sqrt(max(0.0, float(extra.mean())) / len(order))
+    extra = float((medians.var(axis=0, ddof=1) - np.mean(own, axis=0)).mean())
+    weights = [len(group) / len(differences) for group in groups]
+    return math.sqrt(max(0.0, extra) * sum(weight**2 for weight in weights))
 
 
 def log_level(samples: Samples, launches: Sequence[int], seed: int, count: int = REPLICATES) -> Replicates:
     """The logarithm of the median of visits, as it was on this machine at that time."""
-    logs = visits([samples])
-    drawn = np.median(logs[resampled(launches, seed, count)], axis=1)
-    return Replicates(np.median(logs, axis=0), drawn)
+    return Replicates(*_levels(visits([samples]), launches, seed, count))
 
 
 def percentile(samples: Samples, share: float) -> float:
@@ -184,12 +202,16 @@ def _flat(samples: Samples) -> Array:
 
 
 def drift(values: Array) -> Interval:
-    """The median of the second half of (R,) logarithms less that of the first, with its interval."""
+    """The median of the second half of (R,) logarithms less that of the first, with its interval.
+
+    0 and certain where there are too few to halve.
+    """
     half = len(values) // 2
-    first, second = values[:half], values[-half:]
-    launches = [0] * half
-    one, other = (np.median(part[resampled(launches, seed)], axis=1) for seed, part in enumerate((first, second)))
-    return interval(float(np.median(second) - np.median(first)), other - one)
+    if half == 0:
+        return Interval(0.0, 0.0, 0.0)
+    parts = [part[:, None] for part in (values[:half], values[-half:])]
+    (first, ours), (second, theirs) = (_levels(part, [0] * half, seed, REPLICATES) for seed, part in enumerate(parts))
+    return interval(float(second[0] - first[0]), theirs[:, 0] - ours[:, 0])
 
 
 def round_spread(rounds: Array) -> float:

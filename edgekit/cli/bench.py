@@ -62,6 +62,9 @@ def bench(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the order of visits.")] = 0,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure the memory each takes alone.")] = True,
+    priority: Annotated[
+        bool, typer.Option("--priority/--no-priority", help="Go before other processes, where that is allowed.")
+    ] = True,
     artifacts: Annotated[Path, typer.Option(help="Where what has to be exported first goes.")] = Path("artifacts"),
     out: Annotated[Path | None, typer.Option(help="The bench file; default: bench.json in the folder.")] = None,
     html: Annotated[Path | None, typer.Option(help="Also write a report, one page for a browser.")] = None,
@@ -86,7 +89,7 @@ def bench(
         from edgekit.bench.runtimes import Settings
 
         gate = _gate(fail_if, baseline)
-        limits = Limits(_percent("--target", target), min_time, max_time, memory=memory)
+        limits = Limits(_percent("--target", target), min_time, max_time, memory=memory, priority=priority)
         _check(limits, threads, batch)
         before = _read(baseline)
         folders = _folders(targets, alpha, res, precision, batch, artifacts, output)

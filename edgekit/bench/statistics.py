@@ -99,7 +99,7 @@ def resampled(size: int, seed: int, count: int = REPLICATES) -> NDArray[np.intp]
 
 
 def _run_length(size: int) -> int:
-    return max(1, round(float(size) ** (1 / 3)))
+    return max(1, round(math.pow(size, 1 / 3)))
 
 
 def _levels(table: Array, launches: Sequence[int], seed: int, count: int) -> tuple[Array, Array]:

@@ -124,6 +124,9 @@ def test_the_loaded_module_is_the_manifest_s(folder: Path) -> None:
     assert manifest.read(folder).weights.kind == "seed"
 
 
+# Without vector instructions and precompiled headers it compiles three files less, in a fifth of the time.
+QUICK = {"TORCHINDUCTOR_VEC_ISA_OK": "0", "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0"}
+
 FACTORY = """
 from torch import nn
 
@@ -165,7 +168,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compiled(folder: Path, path: str, cache: Path) -> dict[str, object]:
     """What COMPILED says in a process that finds programs in `path` only."""
     environment = {key: value for key, value in os.environ.items() if key != "CXX"}
-    environment |= {"PATH": path, "TORCHINDUCTOR_CACHE_DIR": str(cache)}
+    environment |= {"PATH": path, "TORCHINDUCTOR_CACHE_DIR": str(cache), **QUICK}
     arguments = [sys.executable, "-c", COMPILED, str(folder)]
     ran = subprocess.run(arguments, capture_output=True, text=True, timeout=280, check=False, env=environment)
     assert ran.returncode == 0, ran.stderr[-2000:]

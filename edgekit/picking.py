@@ -20,7 +20,7 @@ from edgekit.report import digits
 from edgekit.report.gather import Gathered, Point, gather
 
 if TYPE_CHECKING:
-    from edgekit.bench.statistics import Interval
+    from edgekit.bench.statistics import Array, Interval
 
 By = Literal["published-top1", "macs"]
 
@@ -306,22 +306,31 @@ def latency(gathered: Gathered, result: Result, percentile: float) -> Interval |
 
     The median is the benchmark's own, with its own interval.
     """
-    import numpy as np
-
     from edgekit.bench import statistics
 
     if percentile == 50.0:
         return statistics.Interval(result.latency.p50, *result.latency.ci95)
     if sum(map(len, result.samples)) < runs_for(percentile):
         return None
-    launches = _launches(gathered, result)
-    drawn = [
-        statistics.percentile([result.samples[number] for number in numbers], percentile)
-        for numbers in statistics.resampled(launches, 0, REPLICATES)
-    ]
     value = statistics.percentile(result.samples, percentile)
-    found = statistics.interval(value, np.array(drawn))
+    found = statistics.interval(value, _replicates(result.samples, _launches(gathered, result), percentile))
     return statistics.Interval(found.value * 1e3, found.low * 1e3, found.high * 1e3)
+
+
+def _replicates(samples: Sequence[Sequence[float]], launches: Sequence[int], percentile: float) -> Array:
+    """What the percentile might as well have been: rounds are drawn anew in each launch."""
+    import numpy as np
+
+    from edgekit.bench import statistics
+
+    longest = max(map(len, samples))
+    table = np.array([[*runs, *[math.nan] * (longest - len(runs))] for runs in samples])
+    numbers = np.asarray(launches)
+    members = [np.flatnonzero(numbers == launch) for launch in dict.fromkeys(launches)]
+    drawn = [own[statistics.resampled(len(own), seed, REPLICATES)] for seed, own in enumerate(members)]
+    runs = table[np.concatenate(drawn, axis=1)].reshape(REPLICATES, -1)
+    whole = not np.isnan(table).any()  # the other function is slow
+    return np.asarray((np.percentile if whole else np.nanpercentile)(runs, percentile, axis=1))
 
 
 def _launches(gathered: Gathered, result: Result) -> Sequence[int]:

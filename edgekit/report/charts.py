@@ -143,11 +143,14 @@ def linear_ticks(low: float, high: float) -> list[float]:
 
 
 def _logarithmic_ticks(low: float, high: float) -> list[float]:
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    fine = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
-    inside = [value for value in fine if low <= value <= high]
-    tens = [10.0**power for power in powers if low <= 10.0**power <= high]
-    return tens if len(inside) > 8 and len(tens) > 2 else inside
+    """The roundest values of which there are enough; the finest ones where there never are."""
+    powers = [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+    ticks: list[float] = []
+    for factors in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+        ticks = [factor * power for power in powers for factor in factors if low <= factor * power <= high]
+        if len(ticks) >= 4:
+            break
+    return ticks
 
 
 def _tick_text(value: float) -> str:

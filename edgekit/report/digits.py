@@ -12,9 +12,8 @@ def decimals(low: float, high: float) -> int:
     half = (high - low) / 2
     if not (math.isfinite(half) and half > 0):
         return _decimals_of(max(abs(low), abs(high)), 3)
-    exponent = math.floor(math.log10(half))
-    first = half / 10**exponent
-    return min(MOST_DECIMALS, max(0, -exponent + (1 if first < 3 else 0)))
+    digits, _, exponent = f"{half:.6e}".partition("e")  # as text, so that 0.03 does not begin with a 2
+    return min(MOST_DECIMALS, max(0, -int(exponent) + (1 if digits[0] in "12" else 0)))
 
 
 def figure(value: float, low: float, high: float) -> str:

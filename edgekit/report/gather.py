@@ -89,8 +89,9 @@ class Gathered:
 
     @property
     def series(self) -> tuple[str, ...]:
-        """The runtimes and precisions, in the order of the benchmark."""
-        return tuple(dict.fromkeys(point.series for point in self.points))
+        """The runtimes and precisions: by runtime, its fp32 before all else."""
+        found = {point.series: point.result.contract for point in self.points}
+        return tuple(sorted(found, key=lambda name: (found[name].runtime, found[name].precision != "fp32", name)))
 
 
 def gather(folder: Path, bench: Path | None = None) -> Gathered:

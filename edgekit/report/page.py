@@ -131,8 +131,18 @@ def _warnings(gathered: Gathered) -> Iterator[str]:
         for engine in it.manifest.engines:
             if engine.status == "failed":
                 yield f"{it.slug}: the engine for profile {engine.profile} failed. {engine.reason or ''}"
+    yield from _invalid(gathered)
     if len(latency.groups(gathered)) > 1:
         yield "Not all latencies mean the same (see the contracts): each kind has a Pareto front of its own."
+
+
+def _invalid(gathered: Gathered) -> Iterator[str]:
+    """The reasons against measurements, the most frequent first; a grid mostly shares one."""
+    invalid = [point for point in gathered.points if not point.valid]
+    reasons = Counter(reason for point in invalid for reason in dict.fromkeys(point.reasons))
+    if invalid:
+        why = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(5))
+        yield f"{len(invalid)} of {len(gathered.points)} measurements are INVALID: {why or 'no reason is given'}."
 
 
 # --- What is not there -----------------------------------------------------------------------------------------------

@@ -131,7 +131,10 @@ for (const box of all("[data-toggle]")) {
 // --- Details open for links, for print and all at once ---
 function openTarget() {
   const found = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
-  if (found instanceof HTMLDetailsElement) { found.open = true; found.scrollIntoView(); }
+  if (!(found instanceof HTMLDetailsElement)) return;
+  found.open = true;
+  found.scrollIntoView();
+  found.querySelector("summary").focus({ preventScroll: true });
 }
 addEventListener("hashchange", openTarget);
 openTarget();

@@ -156,7 +156,7 @@ def walk(group: list[Case], out: Path, jobs: int) -> list[Row]:
     source = sources.parse_source(group[0].source)
     known = source.kind == "reference"
     plan = Plan(
-        sources.SeedWeights(0) if known else sources.OwnWeights(0),
+        sources.SeedWeights(0) if known else sources.parse_weights("none", source=source),
         (profile.load("rtx"),),
         engines=group[0].engines,
         out=out,

@@ -16,6 +16,7 @@ from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 
 from edgekit import golden, manifest, recheck
 from edgekit.cli import run
+from edgekit.errors import InputUnusable
 from edgekit.graph.fp16 import kept_fp32
 from edgekit.runtimes.onnxruntime_cpu import CpuSession
 
@@ -44,10 +45,11 @@ def saved(
     inputs: Sequence[ValueInfoProto],
     outputs: Sequence[ValueInfoProto],
     weights: dict[str, np.ndarray] | None = None,
+    opset: int = 17,
 ) -> Path:
     held = [numpy_helper.from_array(array, name) for name, array in (weights or {}).items()]
     graph = helper.make_graph(list(nodes), "g", list(inputs), list(outputs), held)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9), path)
     return path
 
 
@@ -442,3 +444,60 @@ class TestWhatCannotBeCarried:
     def test_a_file_that_is_not_there(self, tmp_path, capfd):
         assert run(["export", str(tmp_path / "nothing.onnx"), "--no-engine"]) in (2, 4)
         assert "nothing.onnx" in capfd.readouterr().err
+
+
+def write_old(path: Path, opset: int = 6) -> Path:
+    """What ONNX Runtime has for so old an opset: a convolution, and an activation."""
+    nodes = [node("Conv", "x w1", "a", pads=[1] * 4), node("Elu", "a", "y", alpha=0.5)]
+    return saved(path, nodes, IMAGE, [value("y", [1, 4, 32, 32])], {"w1": drawn(4, 3, 3, 3)}, opset)
+
+
+class TestOldOpsets:
+    """ONNX's own converter raises them, and the file itself is what the result is held against, bit for bit."""
+
+    @pytest.mark.parametrize("opset", [6, 7, 8])
+    def test_a_file_that_is_too_old_to_build_is_raised_and_that_is_noted(self, opset, tmp_path):
+        file = write_old(tmp_path / "old.onnx", opset)
+        done = edgekit("export", str(file), *OUT, "--json", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        found = manifest.read_verified(tmp_path / "artifacts" / "old")[0]
+        assert f"converted from opset {opset} to 17: every output is the same, bit for bit" in found.notes
+        delivered = onnx.load(tmp_path / "artifacts" / "old" / "model.onnx")
+        assert [entry.version for entry in delivered.opset_import if entry.domain == ""] == [17]
+        stored = golden.unpack(tmp_path / "artifacts" / "old" / "golden.npz")
+        theirs, ours = (CpuSession(data) for data in (file.read_bytes(), delivered.SerializeToString()))
+        for given in stored.inputs:
+            np.testing.assert_allclose(ours(given.feeds)["y"], theirs(given.feeds)["y"], rtol=1e-5, atol=1e-6)
+
+    def test_one_that_changes_what_the_graph_computes_is_refused(self, tmp_path, capfd, monkeypatch):
+        def other(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+            model = onnx.version_converter.convert_version(model, opset)
+            elu = next(made for made in model.graph.node if made.op_type == "Elu")
+            elu.attribute[0].f = 0.5000001
+            return model
+
+        monkeypatch.setattr("edgekit.subjects.graph.upgraded", other)
+        file = write_old(tmp_path / "old.onnx")
+        assert run(["export", str(file), "--no-engine", "--out", str(tmp_path / "artifacts")]) == 4
+        said = capfd.readouterr().err
+        assert "the model's opset is out of range" in said
+        assert "opset 6, and converting it to 17 fails: it computes something else: output y" in " ".join(said.split())
+
+    def test_one_that_nothing_can_be_held_against_is_refused(self, tmp_path, capfd):
+        """ONNX Runtime has no Add of opset 6."""
+        nodes = [node("Add", "x x", "y")]
+        file = saved(tmp_path / "old.onnx", nodes, IMAGE, [value("y", [1, 3, 32, 32])], opset=6)
+        assert run(["export", str(file), "--no-engine", "--out", str(tmp_path / "artifacts")]) == 4
+        said = " ".join(capfd.readouterr().err.split())
+        assert "the model's opset is out of range" in said
+        assert "ONNX Runtime cannot load the graph" in said
+
+    def test_one_that_is_too_old_for_the_builder_only_goes_on_as_it_is(self, tmp_path, monkeypatch):
+        def refuses(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+            raise InputUnusable("there is no way")
+
+        monkeypatch.setattr("edgekit.subjects.graph.upgraded", refuses)
+        file = write_old(tmp_path / "old.onnx", 8)
+        assert run(["export", str(file), "--no-engine", "--out", str(tmp_path / "artifacts")]) == 0
+        delivered = onnx.load(tmp_path / "artifacts" / "old" / "model.onnx")
+        assert [entry.version for entry in delivered.opset_import if entry.domain == ""] == [8]

@@ -133,7 +133,8 @@ def _another(slot: Slot, example: AnyArray, seed: Sequence[int]) -> AnyArray:
     if slot.kind not in FLOATS:
         return np.asarray(example.ravel()[rng.permutation(example.size)].reshape(example.shape))
     exact = example.astype(np.float64)
-    centre, spread = (exact.mean(), exact.std()) if exact.size else (0.0, 0.0)
+    # One number, or the same everywhere: without a deviation every set would be this one, and prove nothing.
+    centre, spread = (exact.mean(), exact.std() or 1.0) if exact.size else (0.0, 0.0)
     return np.asarray(centre + spread * rng.standard_normal(example.shape)).astype(slot.dtype)
 
 

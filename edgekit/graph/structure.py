@@ -18,13 +18,14 @@ from onnx.defs import OpSchema, SchemaError
 
 from edgekit.errors import InputUnusable
 from edgekit.graph.scopes import FunctionKey, Scope, called, domain, function_key, scopes
-from edgekit.profile import MAX_OPSET, MIN_OPSET
+from edgekit.profile import MAX_OPSET
 
 # Large language models have 20,000. On a plain chain of 100,000 onnxsim takes 22 s and ONNX Runtime 8 s, and
 # TensorRT-RTX takes 50 s for 6,000: beyond this, every later step ends in its time limit.
 MAX_NODES = 50_000
 ANY_VERSION = 1 << 20  # of a domain: newer than any
 MIN_IR_VERSION = 3  # the first with opsets
+OLDEST_OPSET = 1  # what is older than a target's oldest can be converted up (graph/upgrade.py)
 RANDOM_OPS = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
@@ -131,13 +132,13 @@ def _check_opset(model: ModelProto, found: Sequence[Scope], where: str) -> int:
     """The version of ONNX's own operators; a model that uses none of them may leave it out (then 0)."""
     opset = next((entry.version for entry in model.opset_import if domain(entry.domain) == ""), 0)
     used = any(domain(node.domain) == "" for scope in found for node in scope.nodes)
-    if (used or opset) and not MIN_OPSET <= opset <= MAX_OPSET:
+    if (used or opset) and not OLDEST_OPSET <= opset <= MAX_OPSET:
         raise InputUnusable(
             "the model's opset is out of range",
             where=where,
             got=f"opset {opset}" if opset else "no opset for ONNX's own operators",
-            wanted=f"opset {MIN_OPSET} to {MAX_OPSET}",
-            hint="export it again at opset 17, or convert it: onnx.version_converter.convert_version",
+            wanted=f"opset {OLDEST_OPSET} to {MAX_OPSET}",
+            hint="export it again at opset 17",
         )
     return opset
 

@@ -8,7 +8,7 @@ next norm amplifies what is left, and with it every difference: 1.2 times a laye
 Theory of Batch Normalization", arXiv 1902.08129), a thousand times over the 42 of c_mobilenet_v2, whose logits in half
 precision are then a quarter noise. Trained networks do no such thing. So the norms before a ReLU6 get a shift that
 keeps more of the signal on the straight part of the curve; the logits in half precision are then two per cent noise.
-The same holds for a ReLU, and for instance norms, whose statistics are the image's own.
+The same holds for a ReLU and its smooth kin, and for instance norms, whose statistics are the image's own.
 """
 
 from __future__ import annotations
@@ -41,6 +41,12 @@ FIRST_SEED = 1_000_000  # the parity ladder takes its inputs from the small seed
 SHIFT = 0.5
 WIDE_SHIFT, WIDE_SCALE, WIDE_EVERY = 2.5, 2.0, 8
 
+# Activations that bend around 0 throw half of a signal away as a ReLU does. Without the shift, rounding grows 177 times
+# over the layers of torchvision's EfficientNet-B0, and 2,300 times on an input of eight times the contrast (in half
+# precision the outputs are 2.3 per cent noise); with it 39 times (0.3 per cent).
+SMOOTH = (nn.SiLU, nn.Hardswish, nn.GELU)
+Activations = tuple[type[nn.Module], ...]
+
 Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.InstanceNorm2d
 
 
@@ -51,9 +57,9 @@ def calibrate(
     """Set the running statistics of every batch-norm from 8 seeded image-like inputs; leave the module in eval mode.
 
     One pass: each batch-norm takes the statistics of what reaches it and normalises by them, so the layers behind it
-    see what they will see afterwards. Norms before a ReLU or ReLU6 get scale and shift, too. The bias of the Linear
-    that runs last then takes away the mean logits over these images: what is left differs from image to image, and so
-    does the top class. No weight of a convolution or Linear changes.
+    see what they will see afterwards. Norms before a ReLU, a ReLU6 or one of SMOOTH get scale and shift, too. The bias
+    of the Linear that runs last then takes away the mean logits over these images: what is left differs from image to
+    image, and so does the top class. No weight of a convolution or Linear changes.
 
     The images are `side` pixels wide and normalised by `contract`. `given` is the path of a child that has its weights
     and statistics already, and keeps them. The result depends on the weights and these arguments alone: not on a
@@ -82,7 +88,7 @@ def _shift(layers: list[nn.Module]) -> None:
     for norm in _norms(_before(nn.ReLU6, layers)):
         norm.weight.fill_(1.0)[::WIDE_EVERY] = WIDE_SCALE
         norm.bias.fill_(SHIFT)[::WIDE_EVERY] = WIDE_SHIFT
-    for norm in _norms(_before(nn.ReLU, layers)):
+    for norm in _norms(_before((nn.ReLU, *SMOOTH), layers)):
         norm.bias.fill_(SHIFT)
 
 
@@ -90,7 +96,7 @@ def _norms(layers: Iterator[nn.Module]) -> Iterator[Norm]:
     return (layer for layer in layers if isinstance(layer, Norm) and layer.affine)
 
 
-def _before(activation: type[nn.Module], layers: list[nn.Module]) -> Iterator[nn.Module]:
+def _before(activation: type[nn.Module] | Activations, layers: list[nn.Module]) -> Iterator[nn.Module]:
     """The layers that the activation directly follows in a Sequential."""
     for parent in layers:
         if isinstance(parent, nn.Sequential):

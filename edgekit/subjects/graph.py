@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
+from edgekit.engines.screen import MIN_OPSET as BUILT_FROM
 from edgekit.errors import InputUnusable, UsageError
 from edgekit.graph import alignment, counting, given, incoming
 from edgekit.graph.feeds import Feed, fitting_feeds
@@ -21,6 +22,7 @@ from edgekit.graph.interface import Slot, sized
 from edgekit.graph.interface import slots as incoming_slots
 from edgekit.graph.mould import Mould
 from edgekit.graph.tidy import tidy
+from edgekit.graph.upgrade import upgraded
 from edgekit.helpers import Helpers
 from edgekit.models._counting import Counts
 from edgekit.parity.ladder import FloorRun, Floors, Input, Rules, Step, Tracer
@@ -28,12 +30,14 @@ from edgekit.parity.metrics import AnyArray, Feeds
 from edgekit.parity.report import Saturation
 from edgekit.plan import Plan
 from edgekit.preprocessing import Preprocessing
+from edgekit.profile import MAX_OPSET, MIN_OPSET
 from edgekit.runtimes.isolated import IsolatedCpu, IsolatedSession
 from edgekit.sources import Source
 from edgekit.subjects import Exported, Simplification
 from edgekit.variant import Variant
 
 ORIGINAL = "original"
+OUT_OF_RANGE = "the model's opset is out of range"
 QUICK_FEEDS, FULL_FEEDS = 3, 2
 HALF_IN_SINGLE = 2.0**-13  # the unit roundoff of float32 over that of float16
 
@@ -58,6 +62,37 @@ class GraphSubject:
         self.digest = hashlib.sha256(self.original.SerializeToString(deterministic=True)).hexdigest()
         self.runtime = IsolatedCpu()
         self._feeds: dict[tuple[int | None, int | None], list[Feed]] = {}
+        if 0 < taken.traits.opset < BUILT_FROM:
+            self._raise_opset(variant, taken.traits.opset)
+
+    def _raise_opset(self, variant: Variant, opset: int) -> None:
+        """Go on with the file at the plan's opset, where it computes the very same there.
+
+        Raises InputUnusable for a file that is too old for every target and cannot be converted.
+        """
+        try:
+            raised = upgraded(self.original, self.plan.opset)
+            self._check_raised(variant, raised)
+        except InputUnusable as error:
+            if opset < MIN_OPSET:
+                got = f"opset {opset}, and converting it to {self.plan.opset} fails: {_told(error)}"
+                wanted = f"opset {MIN_OPSET} to {MAX_OPSET}"
+                hint = "export it again at opset 17"
+                raise InputUnusable(OUT_OF_RANGE, where=str(self.path), got=got, wanted=wanted, hint=hint) from error
+        else:
+            self.original = raised
+            self.notes += (f"converted from opset {opset} to {self.plan.opset}: every output is the same, bit for bit",)
+
+    def _check_raised(self, variant: Variant, raised: onnx.ModelProto) -> None:
+        """Raise InputUnusable unless the file and `raised` give the same bits for all inputs."""
+        old, new = (self.runtime.load(one.SerializeToString(), optimise=False) for one in (self.original, raised))
+        for feed in self._fed(variant):
+            before, after = old(feed.values), new(feed.values)
+            changed = [name for name in before if name not in after or not _same_bits(before[name], after[name])]
+            if changed:
+                raise InputUnusable("it computes something else", got=f"output {changed[0]}")
+        old.close()
+        new.close()
 
     def inputs(self, variant: Variant) -> list[Input]:
         """What came with the graph, or was made up for it."""
@@ -208,6 +243,16 @@ class GraphReference:
     def saturation(self) -> Saturation | None:
         """Nobody knows what is driven where."""
         return None
+
+
+def _same_bits(one: AnyArray, other: AnyArray) -> bool:
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return bool(np.array_equal(one, other)) if one.dtype.kind == "O" else one.tobytes() == other.tobytes()
+
+
+def _told(error: InputUnusable) -> str:
+    return f"{error.what}: {error.got}" if error.got else error.what
 
 
 def _named(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -174,6 +174,14 @@ def test_given_inputs_come_first_and_others_are_like_them(tmp_path: Path) -> Non
     assert [feed.made_up for feed in found] == [False, True, True, True]
 
 
+def test_a_given_input_that_is_the_same_everywhere_is_varied_all_the_same(tmp_path: Path) -> None:
+    """Test data is often all ones; sets that are all alike would prove nothing."""
+    np.savez(tmp_path / "in.npz", x=np.ones((4, 3), np.float32))
+    found = feeds(of(("batch", 3)), 3, given=tmp_path / "in.npz")
+    assert all(feed.values["x"].std() > 0.3 for feed in found[1:3])
+    assert not np.array_equal(found[1].values["x"], found[2].values["x"])
+
+
 def test_all_given_inputs_are_taken(tmp_path: Path) -> None:
     for number in range(4):
         np.save(tmp_path / f"{number}.npy", np.full((1, 3), number, np.float32))

@@ -14,7 +14,7 @@ from torch import nn
 from edgekit import profile, sources, subjects
 from edgekit.errors import GateFailed
 from edgekit.graph.from_torch import export_onnx, fold_batch_norms
-from edgekit.graph.mould import Mould
+from edgekit.graph.mould import Cast, Mould
 from edgekit.graph.specialise import specialise
 from edgekit.helpers import Helpers
 from edgekit.journey import Journey
@@ -99,7 +99,9 @@ def mould_of(module: nn.Module, change: Callable[[onnx.ModelProto], None] = lamb
     simplified = onnx.ModelProto()
     simplified.CopyFrom(raw)
     change(simplified)
-    return Mould.of(fold_batch_norms(module), Variant("small", 1.0, 8), "torchscript", (), False, raw, simplified, None)
+    cast = Cast.of(fold_batch_norms(module), raw)
+    assert cast is not None
+    return Mould.of(cast, Variant("small", 1.0, 8), "torchscript", (), False, raw, simplified, None)
 
 
 def wider(module: nn.Sequential) -> None:
@@ -155,6 +157,13 @@ def renamed(graph: onnx.ModelProto) -> None:
 @pytest.mark.parametrize("change", [scaled, renamed])
 def test_weights_that_were_folded_into_others_make_no_mould(change: Callable[[onnx.ModelProto], None]) -> None:
     assert mould_of(small(), change) is None
+
+
+def test_a_graph_that_is_not_the_module_s_makes_no_mould() -> None:
+    graph = onnx.load_model_from_string(export_onnx(fold_batch_norms(small()), torch.zeros(1, 3, 8, 8), 17))
+    assert Cast.of(fold_batch_norms(small()), graph) is not None
+    scaled(graph)
+    assert Cast.of(fold_batch_norms(small()), graph) is None
 
 
 def test_a_mould_that_does_not_suit_is_noticed_and_the_network_exported_on_its_own(

@@ -226,3 +226,13 @@ def test_a_linear_without_bias_is_filled_like_a_convolution() -> None:
 def test_a_layer_without_a_rule_is_refused() -> None:
     with pytest.raises(TypeError, match="Embedding"):
         initialise(nn.Sequential(nn.Embedding(3, 4)), 0)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.SiLU, nn.Hardswish, nn.GELU])
+def test_norms_before_an_activation_that_bends_around_zero_are_shifted(activation: type[nn.Module]) -> None:
+    body = chain(conv=nn.Conv2d(3, 8, 3), norm=nn.BatchNorm2d(8), act=activation())
+    plain = chain(conv=nn.Conv2d(8, 8, 1), norm=nn.BatchNorm2d(8))
+    module = chain(body=body, plain=plain, pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), head=nn.Linear(8, 4))
+    calibrate(module, 0)
+    assert module.get_submodule("body.norm").get_parameter("bias").tolist() == [SHIFT] * 8
+    assert module.get_submodule("plain.norm").get_parameter("bias").tolist() == [0.0] * 8

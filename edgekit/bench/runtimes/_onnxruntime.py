@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import json
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -71,7 +73,7 @@ def open_on_cpu(path: Path, settings: Settings) -> OrtRunner:
     refuse(settings, "cuda_graph", "compiled")
     refuse_transfers(settings)
     threads = prepare_threads(settings)
-    return OrtRunner(load(path, ON_CPU, threads), ON_CPU, threads, settings.strict)
+    return OrtRunner(path, ON_CPU, threads, settings.strict)
 
 
 def open_on_gpu(
@@ -92,7 +94,7 @@ def open_on_gpu(
     providers = ((wanted, {**own, **graph, **(options or {})}), *others)
     place = Place(wanted, providers, device, transfers, bool(settings.cuda_graph))
     threads = prepare_threads(replace(settings, threads=settings.threads or 1))
-    return OrtRunner(load(path, place, threads), place, threads, settings.strict)
+    return OrtRunner(path, place, threads, settings.strict)
 
 
 def _where_tensors_lie(settings: Settings) -> tuple[str, Transfers]:
@@ -146,13 +148,15 @@ def _make_pool(count: int) -> None:
     _pool.count = count
 
 
-def load(path: Path, place: Place, threads: Threads) -> onnxruntime.InferenceSession:
+def load(
+    path: Path, place: Place, threads: Threads, options: onnxruntime.SessionOptions | None = None
+) -> onnxruntime.InferenceSession:
     """A session with the graph. Raises InputUnusable where ONNX Runtime refuses it."""
-    providers = [(name, dict(options)) for name, options in place.providers] + [(CPU, {})]
+    providers = [(name, dict(settings)) for name, settings in place.providers] + [(CPU, {})]
     try:
         # Without enable_fallback=0, a provider that fails is replaced by another, with no more than a printed line.
         return onnxruntime.InferenceSession(
-            str(path), _options(threads), providers=providers, enable_fallback=0, read_config_from_model=0
+            str(path), options or _options(threads), providers=providers, enable_fallback=0, read_config_from_model=0
         )
     except Exception as error:  # onnxruntime's exceptions share no public base class
         raise InputUnusable("ONNX Runtime cannot load the graph", where=str(path), got=str(error).strip()) from error
@@ -170,17 +174,43 @@ def _options(threads: Threads) -> onnxruntime.SessionOptions:
     return options
 
 
-def placement(session: onnxruntime.InferenceSession) -> Placement | None:
-    """How many nodes each provider was given, None where this ONNX Runtime does not say.
+def find_placement(
+    session: onnxruntime.InferenceSession, path: Path, place: Place, threads: Threads
+) -> Placement | None:
+    """How many nodes each provider was given, None where it cannot be found out.
 
-    They are counted when they are shared out: constants are folded by then, and neighbours not yet fused.
+    They are counted when they are shared out: constants are folded by then, and neighbours not yet fused. An ONNX
+    Runtime that does not tell is profiled for one run, in a session of its own; it counts what is left after fusing.
     """
     if not hasattr(session, "get_provider_graph_assignment_info"):
-        return None
+        return _profiled(path, place, threads)
     counted: Counter[str] = Counter()
     for part in session.get_provider_graph_assignment_info():
         counted[part.ep_name] += len(part.get_nodes())
     return Placement(dict(counted))
+
+
+def _profiled(path: Path, place: Place, threads: Threads) -> Placement | None:
+    with tempfile.TemporaryDirectory() as folder:
+        options = _options(threads)
+        options.enable_profiling = True
+        options.profile_file_prefix = f"{folder}/profile"
+        session = load(path, place, threads, options)
+        try:
+            session.run(None, {value.name: _zeros(value) for value in session.get_inputs()})
+        except Exception:  # it may not run on zeros: then nothing is known
+            return None
+        events = json.loads(Path(session.end_profiling()).read_text())
+    nodes = {event["name"]: event["args"]["provider"] for event in events if "provider" in event.get("args", {})}
+    return Placement(dict(Counter(nodes.values()))) if nodes else None
+
+
+def _zeros(value: onnxruntime.NodeArg) -> AnyArray:
+    """What an input takes, with one row where an axis is open."""
+    words = {"float": "float32", "double": "float64"}
+    word = value.type.removeprefix("tensor(").removesuffix(")")
+    shape = [size if isinstance(size, int) else 1 for size in value.shape]
+    return np.zeros(shape, np.dtype(words.get(word, word)))
 
 
 def check_placement(
@@ -192,7 +222,7 @@ def check_placement(
     if wanted not in active:
         raise _elsewhere(where, f"only {', '.join(active)}", wanted, "edgekit doctor tells which providers really work")
     if found is None:
-        if strict:
+        if strict and list(active) != [wanted]:
             raise _elsewhere(where, "this ONNX Runtime does not tell", wanted, "pip install -U onnxruntime")
         return
     if found.share(wanted) == 0.0 or (strict and found.share(wanted) < 1.0):
@@ -216,14 +246,12 @@ class _Bound:
 
 
 class OrtRunner:
-    """A session with its inputs and outputs bound. See `Runner`."""
+    """A graph in a session with its inputs and outputs bound; raises as `load` and `check_placement`. See `Runner`."""
 
-    def __init__(
-        self, session: onnxruntime.InferenceSession, place: Place, threads: Threads, strict: bool = False
-    ) -> None:
-        self._session, self._place = session, place
-        self.placement = placement(session)
-        check_placement(place.wanted, self.placement, session.get_providers(), _name(session), strict=strict)
+    def __init__(self, path: Path, place: Place, threads: Threads, strict: bool = False) -> None:
+        self._session, self._place = load(path, place, threads), place
+        self.placement = find_placement(self._session, path, place, threads)
+        check_placement(place.wanted, self.placement, self._session.get_providers(), str(path), strict=strict)
         self.transfers, self.cuda_graph = place.transfers, place.cuda_graph
         self.threads: int | None = threads.count
         self.spin: bool | None = threads.spin
@@ -290,7 +318,3 @@ class OrtRunner:
 
 def _alike(bound: Mapping[str, AnyArray], feeds: Feeds) -> bool:
     return all(bound[name].shape == feeds[name].shape and bound[name].dtype == feeds[name].dtype for name in bound)
-
-
-def _name(session: onnxruntime.InferenceSession) -> str:
-    return session.get_modelmeta().graph_name or "the graph"

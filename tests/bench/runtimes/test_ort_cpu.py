@@ -19,7 +19,7 @@ from subjects import half
 from edgekit.bench.record import Placement
 from edgekit.bench.runtimes import Runner, Settings, _onnxruntime
 from edgekit.bench.runtimes.onnxruntime_cpu import RUNTIME
-from edgekit.errors import GateFailed, InputUnusable, UsageError
+from edgekit.errors import GateFailed, InputUnusable, MachineLacks, UsageError
 
 ONE = Settings(threads=1, strict=True)
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -110,6 +110,40 @@ def test_all_nodes_are_on_the_cpu_and_it_says_so(tmp_path: Path) -> None:
     assert (runner.transfers, runner.cuda_graph) == ("none", None)
 
 
+def make_older(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take from ONNX Runtime the method that tells where nodes went, from whichever class has it."""
+    for owner in onnxruntime.InferenceSession.__mro__:
+        if "get_provider_graph_assignment_info" in vars(owner):
+            monkeypatch.delattr(owner, "get_provider_graph_assignment_info")
+    assert not hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info")
+
+
+def test_an_older_onnxruntime_is_profiled_for_its_placement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_older(monkeypatch)
+    found = opened(tmp_path).placement
+    assert found is not None
+    assert found.share(CPU) == 1.0
+    assert 2 <= found.nodes[CPU] <= 4, "two convolutions, with or without their activations"
+    batch = RUNTIME.open(candidate(tmp_path, convolutions(batch="batch")), ONE).placement
+    assert batch is not None
+    assert batch.share(CPU) == 1.0
+
+
+def test_what_cannot_be_profiled_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_older(monkeypatch)
+    monkeypatch.setattr(_onnxruntime, "_zeros", lambda _value: np.zeros((1, 1), np.float32))
+    assert opened(tmp_path).placement is None
+
+
+def test_an_onnxruntime_that_cannot_share_threads_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(onnxruntime, "set_global_thread_pool_sizes")
+    monkeypatch.setattr(_onnxruntime, "_pool", _onnxruntime._SharedPool())
+    with pytest.raises(MachineLacks, match="cannot share their threads"):
+        _onnxruntime.prepare_threads(Settings(threads=2))
+    assert _onnxruntime.prepare_threads(Settings(threads=2, spin=False)).shared is False
+    assert _onnxruntime.prepare_threads(Settings(threads=1)).count == 1
+
+
 def test_one_thread_waits_for_nobody(tmp_path: Path) -> None:
     runner = opened(tmp_path, Settings(threads=1, spin=True))
     assert (runner.threads, runner.spin) == (1, False)
@@ -161,6 +195,7 @@ def test_settings_that_the_cpu_has_not_are_refused(tmp_path: Path, settings: Set
         (None, [CUDA, CPU], False, True),
         (None, [CUDA, CPU], True, False),
         (None, [CPU], False, False),
+        (None, [CUDA], True, True),
     ],
 )
 def test_nodes_that_run_elsewhere_are_never_silent(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from artifacts import CONTRACT, bench_file, result, rounds
+from bench_artifacts import CONTRACT, bench_file, result, rounds
 
 from edgekit.bench.advice import advise
 from edgekit.bench.record import Result

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from artifacts import export
+from bench_artifacts import export
 
 from edgekit import golden, manifest
 from edgekit.bench import checking

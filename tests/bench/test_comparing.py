@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from artifacts import CONTRACT, bench_file, result, rounds
+from bench_artifacts import CONTRACT, bench_file, result, rounds
 
 from edgekit.bench import comparing
 from edgekit.bench.comparing import Compared, compare

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from artifacts import export
+from bench_artifacts import export
 
 from edgekit import manifest
 from edgekit.bench.finding import Found, Selection, find, manifests

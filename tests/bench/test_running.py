@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from artifacts import export
+from bench_artifacts import export
 
 from edgekit.bench import protocol, record, reference, running, runtimes
 from edgekit.bench.finding import Found, Selection, find

@@ -14,7 +14,7 @@ from typing import TypeGuard
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from onnxconverter_common import float16
 
 from edgekit.engines.receipt import KEPT_FP32_KEY
@@ -37,7 +37,7 @@ SQUARING = (
 )
 OWN, HALF = ":fp32", ":fp16"
 # The converter's own list: operators without a half-precision form in ONNX or in a runtime.
-WITHOUT_HALF = tuple(float16.DEFAULT_OP_BLOCK_LIST)
+WITHOUT_HALF = (*float16.DEFAULT_OP_BLOCK_LIST, "EyeLike")  # ONNX Runtime has no EyeLike of halves
 
 
 def to_fp16(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelProto:
@@ -50,6 +50,7 @@ def to_fp16(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelPro
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     name_nodes(copy)
+    _say_zero(copy)
     kept = _kept(copy, keep)
     _refuse_overflow(copy, kept)
     _separate(copy, kept)
@@ -90,6 +91,13 @@ def _retarget_casts(model: onnx.ModelProto, converted: onnx.ModelProto, kept: Co
     for node in _casts_to(converted, TensorProto.FLOAT):
         if node.output[0] in own:
             next(attribute for attribute in node.attribute if attribute.name == "to").i = TensorProto.FLOAT16
+
+
+def _say_zero(model: onnx.ModelProto) -> None:
+    """Write out the value that ConstantOfShape takes for granted: a zero in FP32, which the converter does not see."""
+    for node in model.graph.node:
+        if node.op_type == "ConstantOfShape" and not any(one.name == "value" for one in node.attribute):
+            node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(np.zeros(1, np.float32))))
 
 
 def _before(node: onnx.NodeProto) -> str:

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from subjects import Subject
 
 from edgekit.errors import GateFailed, InputUnusable
-from edgekit.graph.fp16 import LARGEST_HALF, to_fp16
+from edgekit.graph.fp16 import LARGEST_HALF, check_types, to_fp16
 from edgekit.runtimes.onnxruntime_cpu import CpuSession
 
 pytestmark = [pytest.mark.xdist_group("ladder"), pytest.mark.usefixtures("one_thread")]
@@ -126,3 +126,46 @@ def test_the_arithmetic_is_half(network: Network) -> None:
     feeds = {"input": np.array([[1 + 1 / 4096]], np.float32)}
     assert float(CpuSession(one)(feeds)["logits"][0, 0]) != 1.0
     assert float(CpuSession(to_fp16(one))(feeds)["logits"][0, 0]) == 1.0
+
+
+def making(maker: onnx.NodeProto, weight: Floats) -> onnx.ModelProto:
+    """The input (2, 2), plus what the maker makes of a shape or a square, times a weight."""
+    nodes = [
+        maker,
+        helper.make_node("Add", ["input", "made"], ["sum"], name="add"),
+        helper.make_node("Mul", ["sum", "w"], ["logits"], name="mul"),
+    ]
+    held = [numpy_helper.from_array(np.array([2, 2]), "shape"), numpy_helper.from_array(np.ones((2, 2)), "square")]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 2]) for name in ("input", "logits")]
+    weights = [numpy_helper.from_array(weight, "w"), *held]
+    graph = helper.make_graph(nodes, "making", values[:1], values[1:], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+SEVEN = numpy_helper.from_array(np.array([7], np.float32))
+MAKERS = {
+    "zeros that nobody mentions": helper.make_node("ConstantOfShape", ["shape"], ["made"], name="zeros"),
+    "sevens": helper.make_node("ConstantOfShape", ["shape"], ["made"], name="sevens", value=SEVEN),
+    "eye": helper.make_node("EyeLike", ["square"], ["made"], name="eye", dtype=TensorProto.FLOAT, k=1),
+}
+
+
+@pytest.mark.parametrize("maker", MAKERS.values(), ids=MAKERS)
+@pytest.mark.parametrize("keep", [False, True])
+def test_nodes_that_make_floats_of_none_make_halves(maker: onnx.NodeProto, keep: bool) -> None:
+    model = making(maker, np.full((2, 2), 1.5, np.float32))
+    converted = to_fp16(model, [maker.name] if keep else [])
+    check_types(converted)
+    x = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
+    wanted, found = (CpuSession(one.SerializeToString())({"input": x})["logits"] for one in (model, converted))
+    assert np.array_equal(found, wanted)  # all of it fits in a half
+
+
+def test_zeros_of_another_kind_stay_what_they_are() -> None:
+    maker = helper.make_node("ConstantOfShape", ["shape"], ["whole"], value=numpy_helper.from_array(np.array([3])))
+    model = making(maker, np.ones((2, 2), np.float32))
+    model.graph.node.insert(1, helper.make_node("Cast", ["whole"], ["made"], name="cast", to=TensorProto.FLOAT))
+    converted = to_fp16(model)
+    check_types(converted)
+    made = next(node for node in converted.graph.node if node.op_type == "ConstantOfShape")
+    assert made.attribute[0].t.data_type == TensorProto.INT64

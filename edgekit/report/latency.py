@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from edgekit.bench.record import Contract, Result
+from edgekit.bench.record import Contract, ParityCheck, Result
 from edgekit.manifest import VariantRecord
 from edgekit.report import digits
 from edgekit.report.charts import Chart, Datum, pareto, scatter
@@ -64,7 +64,12 @@ HEADS = (
     ("Size", "of the file that was measured"),
     ("Peak memory", "of the runtime's process with this alone, less what it held before"),
     ("Runs", "timed, over all rounds"),
+    ("Outputs", "the runtime's against those stored at export, before and after: error and tolerance"),
+    ("Nodes", "taken by each execution provider"),
+    ("Power, W", "mean of the whole board or package meanwhile"),
+    ("Loading, s", "and seconds of warming up"),
 )
+NUMERIC = (1, *range(4, 14), 16, 17)
 
 
 def results(gathered: Gathered) -> Table:
@@ -72,7 +77,7 @@ def results(gathered: Gathered) -> Table:
     numbers = {name: number for number, name in enumerate(gathered.series)}
     points = sorted(gathered.points, key=lambda point: point.result.latency.p50)
     rows = tuple(Row(tuple(_cells(point)), numbers[point.series], target(point.exported)) for point in points)
-    return Table("Every measurement", HEADS, rows, frozenset({1, *range(4, len(HEADS))})).without_empty()
+    return Table("Every measurement", HEADS, rows, frozenset(NUMERIC)).without_empty()
 
 
 def _cells(point: Point) -> Iterator[Value]:
@@ -92,6 +97,11 @@ def _cells(point: Point) -> Iterator[Value]:
     yield _memory(result)
     runs = sum(map(len, result.samples))
     yield number(str(runs), runs, f"{len(result.samples)} rounds")
+    yield _outputs(result.parity)
+    yield Value(_placement(result))
+    yield number(digits.significant(result.power_w or 0.0), result.power_w)
+    warm = f"{result.warmup_s:.1f} s warm-up" if result.warmup_s is not None else ""
+    yield number(digits.significant(result.load_s or 0.0), result.load_s, warm)
 
 
 def _ratio(result: Result) -> Value:
@@ -99,6 +109,27 @@ def _ratio(result: Result) -> Value:
         return number("", None)
     text = f"{digits.figure(result.ratio.value, *result.ratio.ci95)} ×"
     return number(text, result.ratio.value, digits.interval(*result.ratio.ci95))
+
+
+def _outputs(checks: Sequence[ParityCheck]) -> Value:
+    """Whether the runtime still computed what was exported, with the larger error of before and after."""
+    if not checks:
+        return Value("–")
+    failed = [check for check in checks if not check.passed]
+    if failed:
+        return Value(
+            "WRONG", note="; ".join(f"{it.when}: {it.reason or 'no reason given'}" for it in failed), mark="bad"
+        )
+    worst = max(checks, key=lambda check: check.error or 0.0)
+    figures = f"{digits.scientific(worst.error)} of {digits.scientific(worst.tolerance)}"
+    return Value("agree", note=f"{' and '.join(it.when for it in checks)}: {figures}", mark="good")
+
+
+def _placement(result: Result) -> str:
+    if result.placement is None:
+        return "–"
+    total = sum(result.placement.nodes.values())
+    return ", ".join(f"{name}: {count} of {total}" for name, count in result.placement.nodes.items())
 
 
 def _memory(result: Result) -> Value:
@@ -125,7 +156,7 @@ def groups(gathered: Gathered) -> dict[tuple[str, ...], int]:
 
 @dataclass(frozen=True)
 class Worth:
-    """What stands for how good a variant is: published accuracy where every variant has it, else its MACs."""
+    """What stands for how good a variant is: published accuracy where there is any, else its MACs."""
 
     published: bool
     words: str
@@ -138,10 +169,12 @@ class Worth:
 
 
 def worth(gathered: Gathered) -> Worth:
-    """Which of the two stands for accuracy in this report."""
-    if gathered.points and all(point.published for point in gathered.points):
-        return Worth(True, "ImageNet top-1 as published")
-    return Worth(False, "multiply-accumulates, in place of an accuracy that is not known for all")
+    """Which of the two stands for accuracy in this report, and what is left out for it."""
+    missing = sum(point.published is None for point in gathered.points)
+    if missing == len(gathered.points):
+        return Worth(False, "multiply-accumulates, as no accuracy is known")
+    left_out = f", which is not known of {missing} of {len(gathered.points)} measurements" if missing else ""
+    return Worth(True, f"ImageNet top-1 as published{left_out}")
 
 
 def front(gathered: Gathered) -> Table | None:
@@ -189,7 +222,11 @@ def _latency_charts(gathered: Gathered) -> Iterator[Chart | None]:
         "Latency against accuracy",
         "Up and to the left is better. The line is the Pareto front of the valid points. "
         "Accuracy is ImageNet top-1 as published, for other weights than these; it was not measured here."
-        + (f" {missing} measurements have no published accuracy and are left out." if missing else ""),
+        + (
+            f" Left out, as nobody published theirs: {missing} of {len(gathered.points)} measurements."
+            if missing
+            else ""
+        ),
         MEDIAN,
         TOP1,
         [_datum(gathered, point, p50(point), point.published.top1) for point in known if point.published],

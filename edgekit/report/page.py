@@ -223,6 +223,7 @@ def _telemetry(found: Telemetry) -> Iterator[tuple[str, str]]:
     yield "Stolen by the host", _share(found.steal)
     yield "Pressure on the processor", _share(found.pressure_cpu)
     yield "Taken by other processes", _share(found.other_load)
+    yield "Priority of measuring threads", found.priority or "not stated"
     yield "Load before", "not readable" if found.load_before is None else digits.significant(found.load_before)
     yield "Clock", _span(found.clock_mhz, "MHz")
     yield "Temperature", _span(found.temperature_c, "°C")

@@ -96,6 +96,19 @@ def test_it_says_what_was_found(made: Path) -> None:
     assert grids.sha256(b"weights") in text
 
 
+def test_outputs_that_went_wrong_under_a_runtime_are_told(tmp_path: Path) -> None:
+    made = grids.export(tmp_path, SMALL)
+    lost = record.ParityCheck("after", False, 0.5, 1e-4, "logits is off by 0.5")
+    one = grids.result(SMALL.slug, made, reasons=["parity lost"])
+    one = replace(one, parity=(one.parity[0], lost), placement=record.Placement({"CPUExecutionProvider": 100}))
+    record.write(grids.bench_file([one]), tmp_path / "bench.json")
+    text = elements(tmp_path).text
+    assert "WRONG after: logits is off by 0.5" in text
+    assert "CPUExecutionProvider: 100 of 100" in text
+    record.write(grids.bench_file([grids.result(SMALL.slug, made)]), tmp_path / "bench.json")
+    assert "agree before and after: 1.0e-06 of 1.0e-04" in elements(tmp_path).text
+
+
 def test_every_rung_has_its_figure_and_its_tolerance(made: Path) -> None:
     text = elements(made).text
     assert text.count("simplified pytorch-fp64 ok 1.0e-05 4.0e-05 25 %") == 20
@@ -113,6 +126,15 @@ def test_without_a_benchmark_it_says_so_and_draws_what_is_known(tmp_path: Path) 
 def test_a_benchmark_whose_every_variant_is_gone_can_still_be_drawn(tmp_path: Path) -> None:
     record.write(grids.bench_file([grids.result(SMALL.slug, grids.manifest(SMALL))]), tmp_path / "bench.json")
     assert "There is no exported variant in this folder" in elements(tmp_path).text
+
+
+def test_the_front_is_by_published_accuracy_where_there_is_any(tmp_path: Path) -> None:
+    odd = Variant("mobilenet_v2", 0.6, 96)
+    results = [grids.result(it.slug, grids.export(tmp_path, it)) for it in (SMALL, odd)]
+    record.write(grids.bench_file(results), tmp_path / "bench.json")
+    assert "by ImageNet top-1 as published, which is not known of 1 of 2 measurements" in elements(tmp_path).text
+    record.write(grids.bench_file(results[1:]), tmp_path / "bench.json")
+    assert "better, by multiply-accumulates, as no accuracy is known" in elements(tmp_path).text
 
 
 def test_failures_stand_at_the_top(tmp_path: Path) -> None:

@@ -54,7 +54,6 @@ def _tell(found: Pick, budget: Budget, folder: Path, output: Output) -> None:
         "best": to_json(found.best),
         "others": to_json(found.others),
         "ranked_by": found.by,
-        "accuracy_measured": False,
         "budget": to_json(budget),
         "notes": list(found.notes),
         **({"error": error_json(error)} if error else {}),

@@ -61,7 +61,9 @@ def to_csv(gathered: Gathered) -> str:
 
 
 def _safe(value: Field) -> Field:
-    """A spreadsheet runs what begins like a formula; a tab in front makes it text."""
+    """Figures with six digits. A spreadsheet runs what begins like a formula; a tab in front makes it text."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
     return f"\t{value}" if isinstance(value, str) and value[:1] in "=+-@" and value else value
 
 
@@ -136,10 +138,7 @@ def to_markdown(page: Page) -> str:
 
 def _blocks(page: Page) -> Iterator[str]:
     yield f"# {escaped(page.name)}\n"
-    machine = " · ".join(text for _, text in page.machine)
-    yield (
-        f"Measured {escaped(page.created)} on {escaped(machine)}.\n" if page.measured else "Latency was not measured.\n"
-    )
+    yield f"{_measured_where(page)}.\n"
     yield from _list("Look at this first", page.warnings)
     yield from _list("Advice, from what was measured", page.advice)
     tables = (page.front, page.results, page.networks, page.contracts, page.not_measured)
@@ -149,6 +148,12 @@ def _blocks(page: Page) -> Iterator[str]:
             yield _table(found)
     for by, source in page.published:
         yield f"Top-1 as published by {escaped(by)}, {source}; not measured here.\n"
+
+
+def _measured_where(page: Page) -> str:
+    if not page.measured:
+        return "Latency was not measured"
+    return f"Measured {escaped(page.created)}" + (f" on {escaped(page.place)}" if page.place else "")
 
 
 def _list(title: str, items: tuple[str, ...]) -> Iterator[str]:

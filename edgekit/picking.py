@@ -32,11 +32,11 @@ REPLICATES = 400
 
 @dataclass(frozen=True)
 class Budget:
-    """What is allowed. `latency` is in milliseconds at `percentile` (0 to 100), `size` in bytes, `accuracy` is top-1
+    """What is allowed. `latency_ms` is milliseconds at `percentile` (0 to 100), `size` in bytes, `accuracy` is top-1
     in per cent, `runtime` the only one that counts.
     """
 
-    latency: float
+    latency_ms: float
     percentile: float = 50.0
     size: float | None = None
     accuracy: float | None = None
@@ -47,7 +47,7 @@ class Budget:
 class Candidate:
     """One artifact under one runtime, held against the budget. `lost` is empty for the one that was picked.
 
-    `latency` and `upper` (the end of its 95 % interval) are milliseconds at the budget's percentile; None where there
+    `latency_ms` and `upper_ms` (the end of its 95 % interval) are milliseconds at the budget's percentile; None where there
     are too few runs to know it.
     """
 
@@ -57,8 +57,8 @@ class Candidate:
     precision: str
     kind: str
     batch: int
-    latency: float | None
-    upper: float | None
+    latency_ms: float | None
+    upper_ms: float | None
     bytes: int
     macs: int | None
     top1: float | None
@@ -177,7 +177,7 @@ def _rank(it: Candidate, by: By) -> tuple[float, float, int, str, str]:
 
 
 def _upper(it: Candidate) -> float:
-    return math.inf if it.upper is None else it.upper
+    return math.inf if it.upper_ms is None else it.upper_ms
 
 
 def _worth(it: Candidate, by: By) -> float | None:
@@ -209,7 +209,7 @@ def _beaten(it: Candidate, best: Candidate, by: By) -> Candidate:
     ours, theirs = _worth(it, by), _worth(best, by)
     if ours != theirs:
         reason = _less(ours, theirs, by)
-    elif it.upper != best.upper:
+    elif it.upper_ms != best.upper_ms:
         over = _upper(it) - _upper(best)
         reason = f"as {'accurate' if by == 'published-top1' else 'large'}, but slower by {_ms(over)}"
     elif it.bytes != best.bytes:
@@ -265,10 +265,10 @@ def _too_few(point: Point, budget: Budget) -> list[str]:
 
 
 def _over_latency(level: Interval, budget: Budget) -> list[str]:
-    if level.high <= budget.latency:
+    if level.high <= budget.latency_ms:
         return []
-    over = level.high - budget.latency
-    return [f"over the latency by {_ms(over)} ({digits.percent(over / budget.latency, 0)})"]
+    over = level.high - budget.latency_ms
+    return [f"over the latency by {_ms(over)} ({digits.percent(over / budget.latency_ms, 0)})"]
 
 
 def _over_size(point: Point, most: float | None) -> list[str]:

@@ -62,9 +62,9 @@ def test_a_percentile_is_that_of_all_runs_with_its_own_interval(tmp_path: Path) 
     two(tmp_path, spread=0.2)
     found = pick(tmp_path, Budget(100.0, 99.0))
     assert found.best is not None
-    assert found.best.latency == pytest.approx(4.0 * 1.2, rel=1e-3)
-    assert found.best.upper is not None
-    assert found.best.upper >= found.best.latency
+    assert found.best.latency_ms == pytest.approx(4.0 * 1.2, rel=1e-3)
+    assert found.best.upper_ms is not None
+    assert found.best.upper_ms >= found.best.latency_ms
     assert "p99 at the upper end" in " ".join(found.notes)
 
 
@@ -77,9 +77,9 @@ def test_rounds_of_different_lengths_and_launches_are_taken_as_they_are(tmp_path
     record.write(replace(file, references=(reference,)), tmp_path / "bench.json")
     best = pick(tmp_path, Budget(100.0, 90.0)).best
     assert best is not None
-    assert best.latency is not None
-    assert best.upper is not None
-    assert 5.0 < best.latency <= best.upper <= 6.0
+    assert best.latency_ms is not None
+    assert best.upper_ms is not None
+    assert 5.0 < best.latency_ms <= best.upper_ms <= 6.0
 
 
 def test_too_few_runs_tell_no_percentile(tmp_path: Path) -> None:
@@ -175,8 +175,8 @@ CANDIDATES = st.lists(
         precision=st.just("fp32"),
         kind=st.just("onnx-fp32"),
         batch=st.just(1),
-        latency=FLOATS,
-        upper=FLOATS,
+        latency_ms=FLOATS,
+        upper_ms=FLOATS,
         bytes=st.integers(1, 3),
         macs=st.one_of(st.none(), st.integers(1, 3)),
         top1=st.one_of(st.none(), st.sampled_from([50.0, 60.0])),

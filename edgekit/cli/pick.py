@@ -85,7 +85,7 @@ def _text(found: Pick, budget: Budget) -> str:
 def _row(it: Candidate, mark: str) -> list[str]:
     from edgekit.report.digits import significant
 
-    upper = "-" if it.upper is None else f"≤ {significant(it.upper)}"
+    upper = "-" if it.upper_ms is None else f"≤ {significant(it.upper_ms)}"
     top1 = "-" if it.top1 is None else f"{it.top1:.1f} %"
     macs = "-" if it.macs is None else millions(it.macs)
     return [mark, it.slug, it.series, upper, size(it.bytes), macs, top1, "; ".join(it.lost)]

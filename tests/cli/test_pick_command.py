@@ -49,7 +49,7 @@ def test_json_has_all_of_it(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     assert found["best"]["slug"] == "mobilenet_v2-a0.50-r160"
     assert found["best"]["lost"] == []
     assert found["ranked_by"] == "published-top1"
-    assert found["budget"]["latency"] == 5.0
+    assert found["budget"]["latency_ms"] == 5.0
     assert found["budget"]["size"] == 10e6
     assert all(it["lost"] for it in found["others"])
     assert any("accuracy was not measured" in note and "published by" in note for note in found["notes"])

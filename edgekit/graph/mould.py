@@ -7,10 +7,12 @@ module, and what comes out climbs the ladder like any other graph (`journey` exp
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx
+from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from edgekit.graph.from_torch import Anchor
@@ -34,10 +36,38 @@ def _settings(layer: nn.Module) -> tuple[tuple[str, object], ...]:
 
 
 @dataclass(frozen=True)
+class Cast:
+    """What a mould needs to know of a module once its weights are gone: its make, and its weights' names."""
+
+    make: Make
+    names: frozenset[str]
+
+    @staticmethod
+    def of(folded: nn.Module, raw: onnx.ModelProto) -> Cast | None:
+        """None where a weight of the module is not in its graph, bit for bit, under the module's name."""
+        held = {tensor.name: tensor for tensor in raw.graph.initializer}
+        weights = _weights(folded)
+        if not all(
+            name in held and held[name].raw_data == _bytes(weight, held[name]) for name, weight in weights.items()
+        ):
+            return None
+        return Cast(make_of(folded), frozenset(weights))
+
+    def is_in(self, raw: onnx.ModelProto, graph: onnx.ModelProto) -> bool:
+        """Whether another graph holds the weights of the first, bit for bit or rounded to halves."""
+        held = {tensor.name: tensor for tensor in graph.graph.initializer}
+        given = (tensor for tensor in raw.graph.initializer if tensor.name in self.names)
+        return all(
+            tensor.name in held and held[tensor.name].raw_data == _like(tensor, held[tensor.name]) for tensor in given
+        )
+
+
+@dataclass(frozen=True)
 class Mould:
     """Graphs without their weights, serialised, and what they were made from: see `Mould.of`.
 
-    `half` is None where there was none. `anchors` and `long_sums` are what was found out about a network of that make.
+    `half` is None where there was none. `names` are those of the weights. `anchors` and `long_sums` are what was found
+    out about a network of that make.
     """
 
     made_at: Variant
@@ -46,12 +76,13 @@ class Mould:
     raw: bytes
     simplified: bytes
     half: bytes | None
+    names: frozenset[str]
     anchors: tuple[Anchor, ...]
     long_sums: bool
 
     @staticmethod
     def of(
-        folded: nn.Module,
+        cast: Cast,
         made_at: Variant,
         exporter: str,
         anchors: tuple[Anchor, ...],
@@ -60,17 +91,15 @@ class Mould:
         simplified: onnx.ModelProto,
         half: onnx.ModelProto | None,
     ) -> Mould | None:
-        """A mould from the graphs of `folded`; None where its weights are not in all, bit for bit, under its names.
-
-        The graphs lose their weights.
+        """A mould from the graphs of the module that `cast` is of; None where its weights are not in all of them, bit
+        for bit, under its names. The graphs lose their weights.
         """
-        weights = _weights(folded)
-        if not all(_holds(graph, weights) for graph in (raw, simplified, half) if graph is not None):
+        if not all(cast.is_in(raw, graph) for graph in (simplified, half) if graph is not None):
             return None
-        graphs = [None if graph is None else _emptied(graph, weights) for graph in (raw, simplified, half)]
+        graphs = [None if graph is None else _emptied(graph, cast.names) for graph in (raw, simplified, half)]
         assert graphs[0] is not None
         assert graphs[1] is not None
-        return Mould(made_at, exporter, make_of(folded), graphs[0], graphs[1], graphs[2], anchors, long_sums)
+        return Mould(made_at, exporter, cast.make, graphs[0], graphs[1], graphs[2], cast.names, anchors, long_sums)
 
     def fits(self, folded: nn.Module, variant: Variant) -> bool:
         """Whether `folded`, the network of `variant`, differs from the mould's in widths and weights only."""
@@ -81,10 +110,21 @@ class Mould:
         """The graph of `folded`, and the simplified one."""
         return _filled(self.raw, folded), _filled(self.simplified, folded)
 
-    def filled_half(self, folded: nn.Module) -> onnx.ModelProto | None:
-        """The graph in half precision; None where there is none, and where a weight does not fit into a half."""
-        fits = all(bool(weight.half().isfinite().all()) for weight in _weights(folded).values())
-        return _filled(self.half, folded) if fits and self.half is not None else None
+    def filled_half(self, simplified: onnx.ModelProto) -> onnx.ModelProto | None:
+        """The same in half precision as `filled` made it simplified; None where there is none, and where a weight does
+        not fit into a half.
+        """
+        if self.half is None:
+            return None
+        half = onnx.load_model_from_string(self.half)
+        given = {tensor.name: tensor for tensor in simplified.graph.initializer if tensor.name in self.names}
+        for tensor in half.graph.initializer:
+            if tensor.name in given:
+                tensor.dims[:] = given[tensor.name].dims
+                tensor.raw_data = _like(given[tensor.name], tensor)
+        _set_groups(half, {node.name: _group(node) for node in simplified.graph.node})
+        finite = (np.isfinite(numpy_helper.to_array(tensor)).all() for tensor in half.graph.initializer)
+        return half if all(finite) else None
 
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:
@@ -92,15 +132,10 @@ def _weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in module.state_dict().items() if not name.endswith("num_batches_tracked")}
 
 
-def _holds(graph: onnx.ModelProto, weights: Mapping[str, Tensor]) -> bool:
-    held = {tensor.name: tensor for tensor in graph.graph.initializer}
-    return all(name in held and held[name].raw_data == _bytes(weight, held[name]) for name, weight in weights.items())
-
-
-def _emptied(graph: onnx.ModelProto, weights: Mapping[str, Tensor]) -> bytes:
+def _emptied(graph: onnx.ModelProto, names: Collection[str]) -> bytes:
     del graph.graph.value_info[:]  # shapes of these widths
     for tensor in graph.graph.initializer:
-        if tensor.name in weights:
+        if tensor.name in names:
             tensor.ClearField("raw_data")
     return bytes(graph.SerializeToString())
 
@@ -111,16 +146,35 @@ def _filled(emptied: bytes, folded: nn.Module) -> onnx.ModelProto:
         if tensor.name in weights:
             tensor.dims[:] = weights[tensor.name].shape
             tensor.raw_data = _bytes(weights[tensor.name], tensor)
-    layers = dict(folded.named_modules())
-    for node in graph.graph.node:
-        groups = getattr(layers.get(node.name), "groups", None)
-        for attribute in node.attribute:
-            if attribute.name == "group" and groups is not None:
-                attribute.i = groups
+    _set_groups(graph, {path: getattr(layer, "groups", None) for path, layer in folded.named_modules()})
     return graph
+
+
+def _set_groups(graph: onnx.ModelProto, groups: Mapping[str, int | None]) -> None:
+    """Depthwise convolutions have as many groups as channels. Nodes bear the paths of their layers."""
+    for node in graph.graph.node:
+        wanted = groups.get(node.name)
+        for attribute in node.attribute:
+            if attribute.name == "group" and wanted is not None:
+                attribute.i = wanted
+
+
+def _group(node: onnx.NodeProto) -> int | None:
+    return next((attribute.i for attribute in node.attribute if attribute.name == "group"), None)
+
+
+def _like(tensor: onnx.TensorProto, other: onnx.TensorProto) -> bytes:
+    """An initializer's values in the precision of another's."""
+    if tensor.data_type == other.data_type:
+        return bytes(tensor.raw_data)
+    with np.errstate(over="ignore"):  # what does not fit is looked for afterwards
+        return numpy_helper.to_array(tensor).astype(helper.tensor_dtype_to_np_dtype(other.data_type)).tobytes()
 
 
 def _bytes(weight: Tensor, initializer: onnx.TensorProto) -> bytes:
     """The weight as the initializer holds it, in single or half precision."""
     values = weight.detach().contiguous()
     return (values.half() if initializer.data_type == onnx.TensorProto.FLOAT16 else values).numpy().tobytes()
+
+
+TakeMould = Callable[[onnx.ModelProto, onnx.ModelProto, onnx.ModelProto | None], Mould | None]

@@ -15,7 +15,7 @@ import onnx
 from edgekit.errors import EdgekitError
 from edgekit.graph.folded import set_folded_apart
 from edgekit.graph.fp16 import check_types, kept_fp32, to_fp16
-from edgekit.graph.mould import Mould
+from edgekit.graph.mould import Mould, TakeMould
 from edgekit.graph.simplify import Simplified
 from edgekit.graph.specialise import Sizes
 from edgekit.helpers import Helpers
@@ -66,7 +66,7 @@ class Exported:
     known: bool = True
     keep: frozenset[str] = frozenset()
     halve: Callable[[], onnx.ModelProto | None] | None = None
-    take_mould: Callable[[onnx.ModelProto, onnx.ModelProto, onnx.ModelProto | None], Mould | None] | None = None
+    take_mould: TakeMould | None = None
 
     def mould(self) -> Mould | None:
         """What the graphs of other widths can be made from, where that is so; these here are used up."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,7 +20,7 @@ from edgekit.graph.from_torch import (
     fold_batch_norms,
     name_anchors,
 )
-from edgekit.graph.mould import Mould
+from edgekit.graph.mould import Cast, Mould, TakeMould
 from edgekit.graph.tidy import tidy
 from edgekit.helpers import Helpers
 from edgekit.images import load_image
@@ -92,10 +93,15 @@ class ModuleSubject:
             half="no" if not self.plan.half else "yes" if self._is_known else self.plan.half_unless_impossible,
             known=self._is_known,
             reference=self._reference(folded, wanted, self.plan.quick, self.plan.half, long_sums),
-            take_mould=partial(Mould.of, folded, variant, exporter, tuple(wanted), long_sums)
-            if self._is_known
-            else None,
+            take_mould=self._take_mould(folded, graph, variant, exporter, tuple(wanted), long_sums),
         )
+
+    def _take_mould(
+        self, folded: nn.Module, graph: onnx.ModelProto, variant: Variant, exporter: str, *found: Any
+    ) -> TakeMould | None:
+        """Only a known network's layers are all there is to it. `folded` itself is not kept: it holds all weights."""
+        cast = Cast.of(folded, graph) if self._is_known else None
+        return None if cast is None else partial(Mould.of, cast, variant, exporter, *found)
 
     def _from_mould(self, mould: Mould, folded: nn.Module) -> Exported:
         """Graphs that were never exported for this width; `made_at` says for which they were."""
@@ -109,7 +115,7 @@ class ModuleSubject:
             simplify=lambda: simplified,
             half="yes" if self.plan.half else "no",
             reference=self._reference(folded, anchors, self.plan.quick, self.plan.half, long_sums),
-            halve=lambda: mould.filled_half(folded),
+            halve=lambda: mould.filled_half(simplified),
             take_mould=lambda _raw, _simplified, _half: mould,
         )
 

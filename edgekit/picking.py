@@ -47,8 +47,8 @@ class Budget:
 class Candidate:
     """One artifact under one runtime, held against the budget. `lost` is empty for the one that was picked.
 
-    `latency_ms` and `upper_ms` (the end of its 95 % interval) are milliseconds at the budget's percentile; None where there
-    are too few runs to know it.
+    `latency_ms` and `upper_ms` (the end of its 95 % interval) are milliseconds at the budget's percentile; None where
+    there are too few runs to know it. `valid`: whether its measurement can be relied on.
     """
 
     slug: str
@@ -63,6 +63,7 @@ class Candidate:
     macs: int | None
     top1: float | None
     top1_by: str | None
+    valid: bool
     fits: bool
     lost: tuple[str, ...]
 
@@ -166,7 +167,7 @@ def choose(candidates: Sequence[Candidate], budget: Budget, notes: Sequence[str]
     fitting = [it for it in candidates if it.fits]
     by: By = "published-top1" if fitting and all(it.top1 is not None for it in fitting) else "macs"
     ranked = sorted(fitting, key=lambda it: _rank(it, by))
-    unfit = sorted((it for it in candidates if not it.fits), key=lambda it: (_upper(it), it.slug, it.series))
+    unfit = sorted((it for it in candidates if not it.fits), key=_distance)
     losers = [_beaten(it, ranked[0], by) for it in ranked[1:]]
     told = (*notes, _ranking(by, fitting), _latency_note(budget))
     return Pick(ranked[0] if ranked else None, (*losers, *unfit), by, tuple(note for note in told if note))
@@ -174,6 +175,11 @@ def choose(candidates: Sequence[Candidate], budget: Budget, notes: Sequence[str]
 
 def _rank(it: Candidate, by: By) -> tuple[float, float, int, str, str]:
     return -(_worth(it, by) or 0.0), _upper(it), it.bytes, it.slug, it.series
+
+
+def _distance(it: Candidate) -> tuple[bool, int, float, str, str]:
+    """What is sure and misses least comes first."""
+    return not it.valid, len(it.lost), _upper(it), it.slug, it.series
 
 
 def _upper(it: Candidate) -> float:
@@ -243,6 +249,7 @@ def _candidate(gathered: Gathered, point: Point, budget: Budget) -> Candidate:
         result.subject.macs,
         point.published.top1 if point.published else None,
         point.published.by if point.published else None,
+        point.valid,
         not reasons,
         tuple(reasons),
     )

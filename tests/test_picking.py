@@ -99,10 +99,17 @@ def test_an_invalid_measurement_is_never_picked(tmp_path: Path) -> None:
     assert reasons(found)[LARGE.slug] == "INVALID measurement: throttled; drift"
 
 
+def test_the_nearest_of_what_does_not_fit_is_a_measurement_to_rely_on(tmp_path: Path) -> None:
+    large = grids.result(LARGE.slug, grids.export(tmp_path, LARGE), milliseconds=1.0, reasons=["throttled"])
+    small = grids.result(SMALL.slug, grids.export(tmp_path, SMALL), milliseconds=9.0)
+    found = pick(bench(tmp_path, large, small), Budget(5.0))
+    assert [(it.slug, it.valid) for it in found.others] == [(SMALL.slug, True), (LARGE.slug, False)]
+
+
 def test_every_reason_is_told(tmp_path: Path) -> None:
     found = pick(two(tmp_path), Budget(0.5, size=1e6, accuracy=60.0))
     assert found.best is None
-    assert [it.slug for it in found.others] == [SMALL.slug, LARGE.slug]  # the nearest first
+    assert [it.slug for it in found.others] == [LARGE.slug, SMALL.slug]  # two reasons before three
     assert reasons(found)[SMALL.slug].count(";") == 2
     assert "over the size by 3.95 MB: 4.95 MB" in reasons(found)[SMALL.slug]
     assert "below the accuracy by 8.8 points: 51.2 %, as published by tensorflow/models" in reasons(found)[SMALL.slug]
@@ -181,6 +188,7 @@ CANDIDATES = st.lists(
         macs=st.one_of(st.none(), st.integers(1, 3)),
         top1=st.one_of(st.none(), st.sampled_from([50.0, 60.0])),
         top1_by=st.just("somebody"),
+        valid=st.just(True),
         fits=st.booleans(),
         lost=st.just(()),
     ),

@@ -68,11 +68,12 @@ def _tell(found: Pick, budget: Budget, folder: Path, output: Output) -> None:
 
 def _nothing(found: Pick, folder: Path) -> GateFailed:
     nearest = found.others[0]
+    again = "no measurement is VALID: edgekit bench, on a machine that does nothing else"
     return GateFailed(
         "nothing fits the budget",
         where=str(folder),
         got=f"nearest: {nearest.slug}, {nearest.series}: {'; '.join(nearest.lost)}",
-        hint="a larger budget, or a smaller variant: edgekit export",
+        hint="a larger budget, or a smaller variant: edgekit export" if nearest.valid else again,
     )
 
 

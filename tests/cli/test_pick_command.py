@@ -64,6 +64,14 @@ def test_nothing_that_fits_is_exit_code_1_with_the_nearest(folder: Path, capsys:
     assert "over the latency by" in caught.err
 
 
+def test_where_no_measurement_is_valid_one_is_told_to_measure_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grids.grid(tmp_path, alphas=(0.5,), sizes=(96,))  # its smallest variant, and so its only one, is INVALID
+    assert run(["pick", str(tmp_path), "--max-latency", "5ms"]) == 1
+    assert "no measurement is VALID: edgekit bench" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -47,7 +47,9 @@ from subjects import Subject, half, loaded_subject, rung
 
 from edgekit.graph.from_torch import IMAGE
 from edgekit.graph.simplify import Simplifier
+from edgekit.parity.inputs import ladder_inputs
 from edgekit.parity.ladder import Input
+from edgekit.preprocessing import IMAGENET
 from edgekit.variant import Variant
 
 # One worker, so that the networks are made once.
@@ -261,3 +263,17 @@ def test_what_an_instance_norm_takes_back_shows_in_its_own_layer_and_nowhere_els
     assert size_in_tolerances(subject, faulty, layer, "fp32") > 100
     assert size_in_tolerances(subject, faulty, subject.after(layer), "fp32") < 1
     assert size_in_tolerances(subject, faulty, "output", "fp32") < 1
+
+
+@pytest.mark.parametrize("layer", ["stem.conv", "blocks.1.depthwise.conv"])
+def test_a_limit_behind_an_instance_norm_is_seen_by_a_spot_in_the_dark(family: Families, layer: str) -> None:
+    """ReLU6 for ReLU: whatever the contrast of an image, the norm takes it away, and nothing gets above 6."""
+    subject = family("style").subject
+    limited = RELU6.graph(subject, layer).SerializeToString()
+    assert subject.climb(onnx=limited).passed
+    spotted = replace(subject, inputs=ladder_inputs(IMAGENET, 64, 1, adapting=True))
+    assert spotted.climb(onnx=subject.exported).passed
+    report = spotted.climb(onnx=limited)
+    assert report.first_failure() == "onnx"
+    assert rung(report, "onnx").tensor == RELU6.shows_at(subject, layer)
+    assert times_tolerance(rung(report, "onnx")) > 100

@@ -19,6 +19,12 @@ LETTERBOX_SEED = 1000
 # Ordinary inputs need not drive every activation to its limit of 6; eight times their contrast drives every ReLU6 of
 # the reference networks there (measured from alpha 0.25 to 1, 96 to 224 pixels).
 SATURATING_GAIN = 8.0
+# A network whose norms take their statistics from the image undoes any contrast. What drives its activations far is
+# one bright spot: the deviations of n pixels of which one stands out reach sqrt(n). Around it lies an image in the
+# dark, not black, as in a flat image all pixels round alike.
+SPOT_SEED = 2000
+SPOT_DARKNESS = 0.1  # at 0.01 the small maps of a network at 64 pixels lose all digits to rounding
+SPOT_SHARE = 32  # of the image's side; smaller ones do not get through the strides of a network's first layers
 
 
 def ladder_inputs(
@@ -28,10 +34,13 @@ def ladder_inputs(
     images: Sequence[AnyArray] = (),
     quick: bool = False,
     name: str = "input",
+    *,
+    adapting: bool = False,
 ) -> list[Input]:
     """Inputs (batch, 3, resolution, resolution), float32: seeded image-like ones, real `images`, and extremes.
 
-    They are fed to the network's one input, called `name`.
+    They are fed to the network's one input, called `name`. An `adapting` network normalises by what is in the image:
+    its extreme is a bright spot in the dark instead of more contrast.
 
     A real image replaces a synthetic one, so that the number of inputs, and the time they take, stays the same
     until there are more photos than places.
@@ -43,7 +52,9 @@ def ladder_inputs(
     if not quick:
         ordinary["letterbox"] = _letterbox(contract, resolution, batch)
     inputs = [Input(of, {name: values}) for of, values in ordinary.items()]
-    if not quick:
+    if not quick and adapting:
+        inputs.append(Input("spot", {name: _spot(contract, resolution, batch)}, ordinary=False))
+    elif not quick:
         saturating = next(iter(ordinary.values())) * np.float32(SATURATING_GAIN)
         inputs.append(Input("saturating", {name: saturating}, ordinary=False))
     return inputs
@@ -90,6 +101,17 @@ def _letterbox(contract: Preprocessing, resolution: int, batch: int) -> AnyArray
     values[:, :, :bar] = black
     values[:, :, -bar:] = black
     return values
+
+
+def _spot(contract: Preprocessing, resolution: int, batch: int) -> AnyArray:
+    """A white square, off the middle, in an image of a tenth of its light."""
+    rows = []
+    for row in range(batch):
+        image = natural_image(resolution, SPOT_SEED * 4096 + row) * np.float32(SPOT_DARKNESS)
+        down, right, side = resolution // 2, resolution // 3, max(resolution // SPOT_SHARE, 1)
+        image[:, down : down + side, right : right + side] = 1.0
+        rows.append(normalise(image, contract))
+    return np.concatenate(rows)
 
 
 def _batch(image: AnyArray, batch: int) -> AnyArray:

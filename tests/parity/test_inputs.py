@@ -46,6 +46,21 @@ def test_a_full_climb_has_an_ordinary_input_a_letterbox_and_a_saturating_one() -
     ]
 
 
+def test_for_a_network_that_adapts_to_contrast_the_extreme_is_a_spot_in_the_dark() -> None:
+    found = ladder_inputs(IMAGENET, 64, 2, adapting=True)
+    assert [(it.name, it.ordinary) for it in found] == [("natural-0", True), ("letterbox", True), ("spot", False)]
+    for row in image(found[-1]):
+        bright = row > row.max((1, 2), keepdims=True) - 1e-6
+        assert bright.sum((1, 2)).tolist() == [4, 4, 4]  # white, and brighter than anything else
+        shown = (row - row.mean((1, 2), keepdims=True)) / row.std((1, 2), keepdims=True)
+        assert shown.max((1, 2)).min() > 6  # what an instance norm makes of it
+    assert not np.array_equal(*image(found[-1]))
+
+
+def test_a_quick_climb_of_such_a_network_has_ordinary_ones_only() -> None:
+    assert all(it.ordinary for it in ladder_inputs(IMAGENET, 32, 1, quick=True, adapting=True))
+
+
 def test_a_quick_climb_has_the_three_ordinary_ones() -> None:
     assert [it.name for it in ladder_inputs(IMAGENET, 32, 1, quick=True)] == ["natural-0", "natural-1", "natural-2"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -30,8 +31,9 @@ def at(result: Result, milliseconds: float) -> str:
 
 
 def target(exported: Exported | None) -> str:
-    """Where the page tells more about a variant."""
-    return f"variant-{exported.slug}" if exported else ""
+    """Where the page tells more about a variant; a folder's name may hold what no address can."""
+    safe = re.sub(r"[^\w.-]", lambda found: f"_{ord(found[0]):x}_", exported.slug) if exported else ""
+    return safe and f"variant-{safe}"
 
 
 def top1(found: Published | None) -> Value:

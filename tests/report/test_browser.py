@@ -217,6 +217,16 @@ def test_a_chart_can_be_walked_with_the_keyboard(page: Page, made: Path) -> None
     assert page.run("document.getElementById('tip').hidden") is True  # it belongs to the mark
 
 
+def test_a_folder_may_be_called_what_it_likes(page: Page, tmp_path: Path) -> None:
+    grids.export(tmp_path, Variant("mobilenet_v2", 0.5, 96), name="50%zz of #1 ü")
+    report.write_html(tmp_path, None, tmp_path / "report.html")
+    page.open(tmp_path / "report.html")
+    page.run("document.querySelector('#parity tbody a').click()")
+    page.run("new Promise((done) => setTimeout(done, 50))")
+    assert page.run("all('details[open]').length") == 1
+    assert page.complaints() == []
+
+
 def test_hovering_shows_the_variant(page: Page, made: Path) -> None:
     page.open(made)
     page.run("document.querySelector('svg[data-chart=size]').scrollIntoView({block: 'center', behavior: 'instant'})")

@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -40,6 +41,8 @@ class TrtexecRunner:
         self.runs: tuple[Run, ...] = ()
         self._shapes: dict[str, str] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="edgekit-trtexec-"))
+        # Also where nobody closes it: an input may be large.
+        self._remove_files = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
     def feed(self, feeds: Feeds) -> None:
         """Write the inputs as the raw files that trtexec loads, and run once on them."""
@@ -86,7 +89,7 @@ class TrtexecRunner:
 
     def close(self) -> None:
         """Remove the files."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._remove_files()
 
 
 def parse_outputs(text: str, where: str) -> Mapping[str, AnyArray]:

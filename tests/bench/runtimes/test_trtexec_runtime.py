@@ -4,6 +4,7 @@ it is told to, and keeps its arguments. Nothing here says anything about TensorR
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import stat
@@ -286,6 +287,9 @@ def test_its_files_go_with_it(program: StandIn) -> None:
     assert list(folder.iterdir())
     runner.close()
     assert not folder.exists()
+    forgotten = program.fed()._folder
+    gc.collect()
+    assert not forgotten.exists()
 
 
 @pytest.mark.parametrize("settings", [Settings(transfers="none"), Settings(compiled=True)])

@@ -223,7 +223,7 @@ def _overhead(path: Path, seconds: float) -> Figures:
     runner.feed(feeds)
     held = worker._Held(worker.Load("onnxruntime-cpu", candidate, Settings(threads=1), "fp32"), runner, [feeds])
     worker._state.held[:] = [held]
-    runs = max(1, round(worker.VISIT_S / worker._warm_up(runner)))
+    runs = worker._warm_up(runner).runs()
     session, binding = runner._session, runner._binding()
 
     def bare() -> list[float]:

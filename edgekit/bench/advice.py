@@ -5,7 +5,7 @@ imported but numbers.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from edgekit.bench.comparing import Rounds
 from edgekit.bench.record import BenchFile, Result
@@ -25,9 +25,9 @@ def advise(file: BenchFile) -> tuple[str, ...]:
     return tuple(
         sentence
         for runtime, results in by_runtime.items()
-        for part in (_precisions, _sizes)
+        for part in (_precisions, _sizes, _stages)
         for sentence in part(runtime, results, Rounds(file, runtime))
-    )
+    ) + tuple(_threads(by_runtime, file.machine))
 
 
 def _precisions(runtime: str, results: Sequence[Result], rounds: Rounds) -> Iterator[str]:
@@ -38,7 +38,7 @@ def _precisions(runtime: str, results: Sequence[Result], rounds: Rounds) -> Iter
         if vain:
             worst = max(vain.values(), key=lambda ratio: ratio.value)
             yield (
-                f"{runtime}: {precision} is no faster than fp32 for {_which(vain, len(ratios))}; "
+                f"{runtime}: {precision} is no faster than fp32 for {_some(vain, len(ratios))}; "
                 f"it takes up to {worst.value:.2f} times as long ({_range(worst)})"
             )
 
@@ -60,10 +60,10 @@ def _family(result: Result) -> str:
     return "onnx" if result.subject.kind.startswith("onnx") else result.subject.kind.partition("-")[0]
 
 
-def _which(vain: Mapping[str, object], total: int) -> str:
-    if len(vain) == total:
-        return "any variant here" if total > 1 else next(iter(vain))
-    return ", ".join(vain) if len(vain) <= 3 else f"{len(vain)} of {total} variants"
+def _some(slugs: Collection[str], total: int) -> str:
+    if len(slugs) == total:
+        return "any variant here" if total > 1 else next(iter(slugs))
+    return ", ".join(slugs) if len(slugs) <= 3 else f"{len(slugs)} of {total} variants"
 
 
 def _range(ratio: Interval) -> str:
@@ -97,3 +97,29 @@ def _comparable(small: Result, large: Result) -> bool:
         and small.subject.kind == large.subject.kind
         and small.contract.batch == large.contract.batch
     )
+
+
+def _stages(runtime: str, results: Sequence[Result], _rounds: Rounds) -> Iterator[str]:
+    """What the time goes to where it is not computing."""
+    told = [(result.subject.slug, result.stages) for result in results if result.stages is not None]
+    enqueued = [slug for slug, it in told if it.enqueue > it.compute]
+    copied = [slug for slug, it in told if it.h2d + it.d2h > it.compute]
+    if enqueued:
+        yield (
+            f"{runtime}: the host takes longer to enqueue than the device to compute, "
+            f"for {_some(enqueued, len(told))}: a CUDA graph or larger batches would help, a faster device would not"
+        )
+    if copied:
+        yield (
+            f"{runtime}: copying to the device and back takes longer than computing, for {_some(copied, len(told))}: "
+            "smaller inputs and outputs would help, or leaving them on the device"
+        )
+
+
+def _threads(by_runtime: Mapping[str, Sequence[Result]], machine: Mapping[str, str]) -> Iterator[str]:
+    """More threads than there are cores for them."""
+    cores = machine.get("cores", "")
+    for runtime, results in by_runtime.items():
+        most = max((result.contract.threads or 0 for result in results), default=0)
+        if cores.isdigit() and most > int(cores):
+            yield f"{runtime}: {most} threads on {cores} cores wait for each other's turns; try --threads {cores}"

@@ -93,6 +93,7 @@ def _result(table: _Table, name: str, found: Found, contract: Contract) -> Resul
         power_w=table.machine.power_w,
         warmup_s=round(loaded.warmup_s, 4),
         load_s=round(loaded.load_s, 4),
+        stages=course.stages.get(name),
     )
 
 

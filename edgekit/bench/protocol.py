@@ -18,9 +18,9 @@ from typing import Literal, TypeVar
 from edgekit.bench import reference, statistics, telemetry
 from edgekit.bench.finding import Found
 from edgekit.bench.journal import Journal, RoundLine
-from edgekit.bench.record import Memory, ParityCheck, Priority
+from edgekit.bench.record import Memory, ParityCheck, Priority, Stages
 from edgekit.bench.runtimes import Candidate, Runtime
-from edgekit.bench.worker import Check, Hurry, Load, Loaded, Round, Weigh, memory_of
+from edgekit.bench.worker import Check, Hurry, Load, Loaded, Round, Split, Weigh, memory_of
 from edgekit.errors import EdgekitError
 from edgekit.isolation import Isolated, IsolationFailed
 
@@ -85,6 +85,7 @@ class Course:
     loaded: dict[str, Loaded] = field(default_factory=dict)
     parity: dict[str, list[ParityCheck]] = field(default_factory=dict)
     memory: dict[str, Memory] = field(default_factory=dict)
+    stages: dict[str, Stages] = field(default_factory=dict)
     failures: dict[str, EdgekitError] = field(default_factory=dict)
     reference: tuple[str, str] | None = None  # name, sha256
     lines: list[RoundLine] = field(default_factory=list)
@@ -302,6 +303,9 @@ class _Run:
             self._tell("checking", count / len(there))
             if entry.found is not None:
                 number = self.course.loaded[entry.name].number
+                if (stages := _ask(worker, Split(number), object, LOAD_LIMIT_S)) is not None:
+                    assert isinstance(stages, Stages)
+                    self.course.stages[entry.name] = stages
                 self._note_parity(entry.name, _ask(worker, Check(number), ParityCheck, LOAD_LIMIT_S))
 
     def weigh(self, entries: Sequence[Entry]) -> None:

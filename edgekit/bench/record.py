@@ -91,6 +91,19 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Stages:
+    """Where the time of one inference goes, in milliseconds (medians): the host's, to enqueue it, and the device's.
+
+    Known of trtexec only.
+    """
+
+    enqueue: float
+    h2d: float
+    compute: float
+    d2h: float
+
+
+@dataclass(frozen=True)
 class ParityCheck:
     """The runtime's outputs against the manifest's golden ones: before the first sample and after the last."""
 
@@ -152,6 +165,7 @@ class Result:
     power_w: float | None = None
     warmup_s: float | None = None
     load_s: float | None = None
+    stages: Stages | None = None
 
     @property
     def name(self) -> str:

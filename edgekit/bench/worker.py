@@ -21,7 +21,7 @@ import numpy as np
 
 from edgekit import golden, manifest
 from edgekit.bench import checking, reference, telemetry
-from edgekit.bench.record import Memory, ParityCheck, Placement, Priority, Transfers
+from edgekit.bench.record import Memory, ParityCheck, Placement, Priority, Stages, Transfers
 from edgekit.bench.runtimes import Candidate, Runner, Settings, runtime
 from edgekit.errors import InputUnusable
 from edgekit.images import load_image
@@ -95,6 +95,13 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Split:
+    """Where the time of the last visit's runs went; answered with Stages, or None where the runtime does not tell."""
+
+    number: int
+
+
+@dataclass(frozen=True)
 class Weigh:
     """Load this and nothing else, and run it; for a process of its own."""
 
@@ -115,8 +122,8 @@ class _Held:
         if len(self.feeds) > 1:
             self.runner.feed(self.feeds[self.turn % len(self.feeds)])
             self.turn += 1
-        self.runner.sample(max(1, round(runs * SETTLING)))
-        return tuple(self.runner.sample(runs))
+        settling = max(1, round(runs * SETTLING))
+        return tuple(self.runner.sample(settling + runs)[settling:])
 
     def check(self, when: checking.When) -> ParityCheck | None:
         """Against the stored truth; the inputs are put back afterwards. None for the reference."""
@@ -154,6 +161,8 @@ def serve(request: object) -> object:
             return _round(order, runs)
         case Check(number):
             return _state.held[number].check("after")
+        case Split(number):
+            return _split(_state.held[number].runner)
         case Weigh(load):
             return _weigh(load)
     raise TypeError(f"unknown request: {request!r}")
@@ -198,10 +207,9 @@ def _load(wanted: Load) -> Loaded:
     loaded = time.perf_counter()
     parity = held.check("before")
     checked = time.perf_counter()
-    seconds = _warm_up(held.runner)
+    pace = _warm_up(held.runner)
     _state.held.append(held)
     it = held.runner
-    runs = min(MOST_RUNS, max(1, round(VISIT_S / seconds)))
     done = time.perf_counter()
     return Loaded(
         number=len(_state.held) - 1,
@@ -211,7 +219,7 @@ def _load(wanted: Load) -> Loaded:
         threads=it.threads,
         spin=it.spin,
         parity=parity,
-        runs=runs,
+        runs=pace.runs(),
         load_s=loaded - start,
         warmup_s=done - checked,
     )
@@ -251,18 +259,42 @@ def _of_rows(feeds: Feeds, rows: int, is_open: bool) -> Feeds:
     return {name: np.resize(array, (rows, *array.shape[1:])) if array.ndim else array for name, array in feeds.items()}
 
 
-def _warm_up(runner: Runner) -> float:
-    """Run until it gets no faster any more; seconds of a run where nothing came between."""
+@dataclass(frozen=True)
+class _Pace:
+    """Seconds of a run where nothing came between, and what ten of them cost besides: a program that is started."""
+
+    seconds: float
+    besides: float
+
+    def runs(self) -> int:
+        """How many a visit counts."""
+        return min(MOST_RUNS, max(1, round(max(VISIT_S, self.besides) / self.seconds)))
+
+
+def _warm_up(runner: Runner) -> _Pace:
+    """Run until it gets no faster any more."""
     limit = time.perf_counter() + WARMUP_LIMIT_S
-    before, now = math.inf, _quick(runner)
-    while now < STEADY * before and time.perf_counter() < limit:
-        before, now = now, _quick(runner)
-    return min(before, now)
+    before, now = _Pace(math.inf, 0.0), _pace(runner)
+    while now.seconds < STEADY * before.seconds and time.perf_counter() < limit:
+        before, now = now, _pace(runner)
+    return min(before, now, key=lambda pace: pace.seconds)
 
 
-def _quick(runner: Runner) -> float:
+def _pace(runner: Runner) -> _Pace:
     with _undisturbed():
-        return float(np.quantile(runner.sample(WARMUP), QUICK))
+        start = time.perf_counter()
+        samples = runner.sample(WARMUP)
+        whole = time.perf_counter() - start
+    return _Pace(float(np.quantile(samples, QUICK)), max(0.0, whole - sum(samples)))
+
+
+def _split(runner: Runner) -> Stages | None:
+    """trtexec's runner keeps what its program told of the runs that were sampled last."""
+    runs = getattr(runner, "runs", ())
+    if not runs:
+        return None
+    parts = ([getattr(run, name) for run in runs] for name in ("enqueue", "h2d", "compute", "d2h"))
+    return Stages(*(float(np.median(seconds)) * 1e3 for seconds in parts))
 
 
 def _round(order: Sequence[int], runs: Sequence[int]) -> list[tuple[float, ...]]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from bench_artifacts import CONTRACT, bench_file, result, rounds
 
 from edgekit.bench.advice import advise
-from edgekit.bench.record import Result
+from edgekit.bench.record import Result, Stages
 
 HALF = replace(CONTRACT, precision="fp16")
 
@@ -57,3 +57,21 @@ def test_a_smaller_variant_that_may_be_slower_is_not():
 def test_what_computes_something_else_is_no_argument():
     wrong = replace(half("net", 3e-3), parity=result("x", rounds(1e-3), passed=False).parity)
     assert advise(bench_file(result("net", rounds(2e-3)), wrong)) == ()
+
+
+def told(slug: str, enqueue: float, copies: float, compute: float) -> Result:
+    return replace(result(slug, rounds(2e-3)), stages=Stages(enqueue, copies / 2, compute, copies / 2))
+
+
+def test_what_the_host_or_the_copies_hold_up_is_named():
+    sentences = advise(bench_file(told("a", 3.0, 0.5, 2.0), told("b", 0.1, 3.0, 2.0), told("c", 0.1, 0.5, 2.0)))
+    assert any("longer to enqueue than the device to compute, for a:" in it for it in sentences)
+    assert any("copying to the device and back takes longer than computing, for b:" in it for it in sentences)
+    assert not any("for c" in it or ", c" in it for it in sentences)
+
+
+def test_more_threads_than_cores_are_named():
+    many = replace(CONTRACT, threads=8)
+    (sentence,) = advise(bench_file(result("net", rounds(2e-3), contract=many)))
+    assert "8 threads on 2 cores" in sentence
+    assert "--threads 2" in sentence

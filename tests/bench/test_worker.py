@@ -13,8 +13,9 @@ from bench_artifacts import SIDE, export
 from PIL import Image
 
 from edgekit.bench import worker
-from edgekit.bench.record import ParityCheck, Placement
+from edgekit.bench.record import ParityCheck, Placement, Stages
 from edgekit.bench.runtimes import Candidate, Settings
+from edgekit.bench.runtimes._trtexec_times import Run
 from edgekit.bench.worker import Check, Load, Loaded, Round
 from edgekit.errors import InputUnusable
 from edgekit.parity.metrics import AnyArray, Feeds
@@ -44,7 +45,8 @@ class Diary:
         self.asked.append(count)
         self.collects.append(gc.isenabled())
         self.policies.append(os.sched_getscheduler(0))
-        return [self.speeds.pop(0) if len(self.speeds) > 1 else self.speeds[0]] * count
+        speed = self.speeds.pop(0) if len(self.speeds) > 1 else self.speeds[0]
+        return [speed + number / 1000 for number in range(count)]
 
     def outputs(self) -> Mapping[str, AnyArray]:
         return {}
@@ -68,15 +70,17 @@ def hold(runner: Diary, *values: float) -> Diary:
 
 class TestRounds:
     def test_the_first_runs_of_a_visit_are_not_counted(self):
-        one, other = hold(Diary((9.0, 1.0))), hold(Diary((9.0, 2.0)))
-        assert worker.serve(Round((1, 0), (30, 3))) == [(2.0,) * 30, (1.0,) * 3]
-        assert one.asked == [1, 3]
-        assert other.asked == [3, 30]
+        one, other = hold(Diary()), hold(Diary())
+        first, second = worker.serve(Round((1, 0), (30, 3)))
+        assert other.asked == [33]
+        assert one.asked == [4]
+        assert first == tuple(1.0 + number / 1000 for number in range(3, 33))
+        assert second == tuple(1.0 + number / 1000 for number in range(1, 4))
 
     def test_no_garbage_is_collected_meanwhile(self):
         runner = hold(Diary())
         worker.serve(Round((0,), (3,)))
-        assert runner.collects == [False, False]
+        assert runner.collects == [False]
         assert gc.isenabled()
 
     def test_not_even_after_a_failure(self):
@@ -108,7 +112,7 @@ class TestPriority:
         runner = hold(Diary())
         worker.serve(Round((0,), (1,)))
         wanted = os.SCHED_RR if allowed == "realtime" else os.SCHED_OTHER
-        assert runner.policies == [wanted, wanted]
+        assert runner.policies == [wanted]
         assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
     def test_where_it_is_not_nothing_is_changed(self, monkeypatch):
@@ -119,23 +123,43 @@ class TestPriority:
         assert worker.serve(worker.Hurry()) == "normal"
         runner = hold(Diary())
         worker.serve(Round((0,), (1,)))
-        assert runner.policies == [os.SCHED_OTHER] * 2
+        assert runner.policies == [os.SCHED_OTHER]
 
     def test_without_being_asked_nothing_is_raised(self):
         runner = hold(Diary())
         worker.serve(Round((0,), (1,)))
-        assert runner.policies == [os.SCHED_OTHER] * 2
+        assert runner.policies == [os.SCHED_OTHER]
 
 
 class TestWarmUp:
     def test_goes_on_until_it_is_no_faster(self):
         runner = Diary((4.0, 3.0, 2.0, 2.0, 1.0))
-        assert worker._warm_up(runner) == 2.0
+        assert worker._warm_up(runner).seconds == pytest.approx(2.0, rel=0.01)
         assert runner.asked == [worker.WARMUP] * 4
 
     def test_has_an_end(self, monkeypatch):
         monkeypatch.setattr(worker, "WARMUP_LIMIT_S", 0.0)
-        assert worker._warm_up(Diary((4.0, 3.0, 2.0))) == 4.0
+        assert worker._warm_up(Diary((4.0, 3.0, 2.0))).seconds == pytest.approx(4.0, rel=0.01)
+
+
+class TestPace:
+    @pytest.mark.parametrize(
+        ("seconds", "besides", "runs"),
+        [(0.001, 0.0, 5), (0.01, 0.0, 1), (1e-6, 0.0, worker.MOST_RUNS), (0.001, 0.1, 100)],
+    )
+    def test_a_visit_is_long_beside_what_it_costs_to_begin_it(self, seconds, besides, runs):
+        assert worker._Pace(seconds, besides).runs() == runs
+
+
+class TestStages:
+    def test_what_trtexec_told_is_handed_on_in_milliseconds(self):
+        runner = hold(Diary())
+        runner.runs = tuple(Run(0.0, it * 1e-3, 2e-3, 3e-3, 4e-3, 9e-3) for it in (1, 5, 100))
+        assert worker.serve(worker.Split(0)) == Stages(pytest.approx(5.0), 2.0, 3.0, 4.0)
+
+    def test_other_runtimes_tell_nothing(self):
+        hold(Diary())
+        assert worker.serve(worker.Split(0)) is None
 
 
 class TestLoading:

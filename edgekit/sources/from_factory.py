@@ -206,7 +206,8 @@ def _told_of(result: object) -> tuple[str, str | None]:
         return f"the class {result.__name__}", f"return {result.__name__}(...), or name the class as the factory"
     if isinstance(result, Mapping) and any(isinstance(value, Tensor) for value in result.values()):
         return "a state dict", "return the network, and give the weights as --weights FILE"
-    return f"a {type(result).__name__}", None
+    name = type(result).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}", None
 
 
 def _feed(place: _Place, module: nn.Module, example: object, variant: Variant, inputs: tuple[TensorSpec, ...]) -> Feed:

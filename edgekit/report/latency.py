@@ -68,10 +68,11 @@ HEADS = (
     ("Runs", "timed, over all rounds"),
     ("Outputs", "the runtime's against those stored at export, before and after: error and tolerance"),
     ("Nodes", "taken by each execution provider"),
+    ("Stages, ms", "medians of enqueueing by the host, transfer in, compute, transfer out"),
     ("Power, W", "mean of the whole board or package meanwhile"),
     ("Loading, s", "and seconds of warming up"),
 )
-NUMERIC = (1, *range(4, 14), 16, 17)
+NUMERIC = (1, *range(4, 14), 17, 18)
 
 
 def results(gathered: Gathered) -> Table:
@@ -101,6 +102,7 @@ def _cells(point: Point) -> Iterator[Value]:
     yield number(str(runs), runs, f"{len(result.samples)} rounds")
     yield _outputs(result.parity)
     yield Value(_placement(result))
+    yield Value(_stages(result))
     yield number(digits.significant(result.power_w or 0.0), result.power_w)
     warm = f"{result.warmup_s:.1f} s warm-up" if result.warmup_s is not None else ""
     yield number(digits.significant(result.load_s or 0.0), result.load_s, warm)
@@ -125,6 +127,14 @@ def _outputs(checks: Sequence[ParityCheck]) -> Value:
     worst = max(checks, key=lambda check: check.error or 0.0)
     figures = f"{digits.scientific(worst.error)} of {digits.scientific(worst.tolerance)}"
     return Value("agree", note=f"{' and '.join(it.when for it in checks)}: {figures}", mark="good")
+
+
+def _stages(result: Result) -> str:
+    found = result.stages
+    if found is None:
+        return "–"
+    parts = {"enqueue": found.enqueue, "in": found.h2d, "compute": found.compute, "out": found.d2h}
+    return ", ".join(f"{name} {digits.significant(value)}" for name, value in parts.items())
 
 
 def _placement(result: Result) -> str:

@@ -101,8 +101,10 @@ def test_outputs_that_went_wrong_under_a_runtime_are_told(tmp_path: Path) -> Non
     lost = record.ParityCheck("after", False, 0.5, 1e-4, "logits is off by 0.5")
     one = grids.result(SMALL.slug, made, reasons=["parity lost"])
     one = replace(one, parity=(one.parity[0], lost), placement=record.Placement({"CPUExecutionProvider": 100}))
+    one = replace(one, stages=record.Stages(0.1, 0.2, 3.0, 0.4))
     record.write(grids.bench_file([one]), tmp_path / "bench.json")
     text = elements(tmp_path).text
+    assert "enqueue 0.100, in 0.200, compute 3.00, out 0.400" in text
     assert "WRONG after: logits is off by 0.5" in text
     assert "CPUExecutionProvider: 100 of 100" in text
     record.write(grids.bench_file([grids.result(SMALL.slug, made)]), tmp_path / "bench.json")

@@ -167,7 +167,7 @@ def test_what_does_not_suit_the_factory_is_refused_before_the_call(
         ("return None", "None"),
         ("return Net", "the class Net"),
         ("return Net().state_dict()", "--weights FILE"),
-        ("return 3", "a int"),
+        ("return 3", "an int"),
         ("return (Net(), 1, 2)", "a tuple"),
         ("yield Net()", "a generator"),
         ("return Net(), None, None", "a tuple"),

@@ -92,6 +92,13 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
+    def until(self, condition: str) -> None:
+        """Wait until a JavaScript expression is true: what follows a key or a click may come a moment later."""
+        end = time.monotonic() + PATIENCE
+        while not self.run(f"Boolean({condition})"):
+            assert time.monotonic() < end, f"never so: {condition}"
+            time.sleep(0.02)
+
     def size(self, width: int, height: int = 900) -> None:
         """Set the window's size, phones' widths included."""
         self.call(

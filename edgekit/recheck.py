@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import onnx
 import torch
 
 from edgekit import golden, sources, subjects
-from edgekit.errors import InputUnusable
+from edgekit.errors import InputUnusable, UsageError
 from edgekit.graph.fp16 import kept_fp32
 from edgekit.helpers import Helpers
 from edgekit.manifest import Manifest
@@ -24,6 +24,8 @@ from edgekit.plan import Plan
 from edgekit.proof import AnyReference, Graphs, prove
 from edgekit.runtimes.onnxruntime_cpu import CpuSession
 from edgekit.variant import Variant
+
+T = TypeVar("T")
 
 # The truth is float64: made again, it may differ from the stored one by the last bits of its own arithmetic only.
 GOLDEN_TOLERANCE = Distance(1e-9, 1e-8)
@@ -80,9 +82,11 @@ class _Again:
 
     def __init__(self, manifest: Manifest, weights: sources.Weights | None) -> None:
         known = weights or recorded_weights(manifest)
-        self.variant, self.source = variant_of(manifest), source_of(manifest)
+        self.source, plan = source_of(manifest), _plan(manifest, known)
         self.helpers = Helpers((), simplify=False)
-        self.subject = subjects.make(self.source, self.variant, _plan(manifest, known), self.helpers)
+        self.variant, self.subject = as_asked(
+            manifest, lambda variant: (variant, subjects.make(self.source, variant, plan, self.helpers))
+        )
         self.same_weights = self.subject.digest == manifest.weights.sha256
         if not self.same_weights and not isinstance(known, sources.SeedWeights):
             raise InputUnusable(
@@ -134,6 +138,21 @@ def variant_of(manifest: Manifest) -> Variant:
     """The variant that the manifest describes."""
     it = manifest.variant
     return Variant(it.model, it.alpha, it.resolution, it.batch, it.num_classes, tuple(sorted(it.options.items())))
+
+
+def as_asked(manifest: Manifest, make: Callable[[Variant], T]) -> T:
+    """What `make` makes of the manifest's variant.
+
+    The manifest has the number of classes that the network was found to have; where the source takes no such number,
+    nobody asked for it.
+    """
+    variant = variant_of(manifest)
+    try:
+        return make(variant)
+    except UsageError as error:
+        if error.where != "--num-classes":
+            raise
+        return make(replace(variant, num_classes=None))
 
 
 def bisect(manifest: Manifest, folder: Path, weights: sources.Weights | None = None) -> Difference | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
@@ -19,7 +18,7 @@ from edgekit.bench.runtimes._settings import refuse, refuse_transfers, usable_co
 from edgekit.errors import InputUnusable, MachineLacks, UsageError
 from edgekit.manifest import Manifest
 from edgekit.parity.metrics import AnyArray, Feeds
-from edgekit.recheck import recorded_weights, source_of, variant_of
+from edgekit.recheck import as_asked, recorded_weights, source_of
 from edgekit.sources import Loaded
 
 NAMED_INPUTS = ("factory", "torchscript")  # the sources that are told what goes in
@@ -41,14 +40,7 @@ def make_again(described: Manifest) -> Loaded:
     source, weights = source_of(described), recorded_weights(described)
     fp32 = described.artifact("onnx-fp32")
     inputs = fp32.inputs if fp32 and source.kind in NAMED_INPUTS else ()
-    variant = variant_of(described)
-    try:
-        loaded = sources.load(source, variant, weights, inputs)
-    except UsageError as error:
-        if error.where != "--num-classes":
-            raise
-        # The manifest has the number that the network was found to have; nobody need have asked for it.
-        loaded = sources.load(source, replace(variant, num_classes=None), weights, inputs)
+    loaded = as_asked(described, lambda variant: sources.load(source, variant, weights, inputs))
     if described.weights.kind != "seed" and checkpoints.digest(loaded.module.state_dict()) != described.weights.sha256:
         raise InputUnusable("these are not the weights that were exported", wanted=described.weights.identity)
     return loaded

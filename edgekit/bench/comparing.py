@@ -133,9 +133,14 @@ class Rounds:
         self.launches = self.reference.launches if self.reference else (0,) * len(self.logs)
 
     def ratio(self, one: Result, other: Result | None, seed: int = 0) -> Replicates:
-        """The logarithm of one latency as a multiple of another's; None is the reference's."""
-        column, against = self.names.index(one.name), self.names.index(other.name if other else "")
-        return statistics.log_ratios(self.logs, self.launches, against, seed, only=[column])
+        """The logarithm of one latency as a multiple of another's; None is the reference's.
+
+        What launches do to the reference, which is small, says nothing of two others.
+        """
+        first = 0 if other is None or self.reference is None else 1
+        names, logs = self.names[first:], self.logs[:, first:]
+        column, against = names.index(one.name), names.index(other.name if other else "")
+        return statistics.log_ratios(logs, self.launches, against, seed, only=[column])
 
 
 @dataclass(frozen=True)

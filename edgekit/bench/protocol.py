@@ -170,9 +170,7 @@ class _Run:
         """Load everything in one new process and measure for its share of the time. Whether another may follow."""
         with Isolated(WORKER, what=f"the measuring process of {self.name}") as worker:
             if self.limits.priority:
-                self.course.priority = (
-                    "realtime" if _ask(worker, Hurry(), str, LOAD_LIMIT_S) == "realtime" else "normal"
-                )
+                _ask(worker, Hurry(), type(None), LOAD_LIMIT_S)
             there = self._load(worker, entries)
             if not any(entry.found for entry in there):
                 return False
@@ -210,6 +208,7 @@ class _Run:
         known = self.course.loaded.get(entry.name, loaded)
         self.course.loaded[entry.name] = replace(known, number=loaded.number)
         self._note_parity(entry.name, loaded.parity)
+        self.course.priority = loaded.priority  # the last to be loaded speaks for all
 
     def _note_parity(self, name: str, check: ParityCheck | None) -> None:
         """The first check before and the first after, and every one that failed."""

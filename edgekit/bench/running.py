@@ -53,7 +53,7 @@ def run(request: Request, listen: Listener) -> Finished:
     """
     chosen = [runtimes.runtime(name) for name in request.named or runtimes.names()]
     not_measured, errors = _absent(chosen, request)
-    ready = [it for it in chosen if it.missing() is None]
+    ready = [it for it in chosen if it.missing() is None and suited(it, request.found)]
     parts: list[Assembled] = []
     with journal.opened(request.out, _key(request, ready)) as kept:
         for runtime in ready:
@@ -77,15 +77,24 @@ def _absent(chosen: Sequence[Runtime], request: Request) -> tuple[list[NotMeasur
     missing: list[NotMeasured] = []
     errors: list[EdgekitError] = []
     for runtime in chosen:
-        needs = runtime.missing()
-        if needs is not None:
-            fitting = suited(runtime, request.found)
-            missing += [NotMeasured(it.subject.slug, it.subject.kind, runtime.name, needs) for it in fitting]
-            if request.named:
-                errors.append(MachineLacks(f"{runtime.name} cannot run here", where="--runtime", got=f"needs {needs}"))
-        elif request.named and not suited(runtime, request.found):
-            errors.append(_nothing_for(runtime))
+        lacks = runtime.missing()
+        if lacks is None and suited(runtime, request.found):
+            continue
+        missing += _not_measured(runtime, lacks or f"something to run: {' or '.join(runtime.kinds)}", request.found)
+        if request.named:
+            errors.append(_lacking(runtime, lacks) if lacks else _nothing_for(runtime))
     return missing, errors
+
+
+def _not_measured(runtime: Runtime, needs: str, found: Sequence[Found]) -> list[NotMeasured]:
+    """A line for each artifact that it could have taken; for each variant, where there is none."""
+    fitting = [(it.subject.slug, it.subject.kind) for it in suited(runtime, found)]
+    named = fitting or dict.fromkeys((it.subject.slug, runtime.kinds[0]) for it in found)
+    return [NotMeasured(slug, kind, runtime.name, needs) for slug, kind in named]
+
+
+def _lacking(runtime: Runtime, needs: str) -> EdgekitError:
+    return MachineLacks(f"{runtime.name} cannot run here", where="--runtime", got=f"needs {needs}")
 
 
 def _nothing_for(runtime: Runtime) -> EdgekitError:

@@ -23,6 +23,10 @@ POLISH_PASSES = 20
 POLISHED = 1e-9
 CERTAIN = 95.0  # per cent: what intervals cover unless another share is asked for
 
+# Standard deviation of a logarithm of a ratio from launch to launch, where nothing else is known, and its weight.
+USUAL_LAUNCH = 0.005
+USUAL_WEIGHT = 4
+
 # Two humps: the best cut of the samples in two leaves next to no spread inside the halves, which are far apart, and
 # neither half is a handful of outliers. The best cut explains 64 % of a normal distribution's variance, 75 % of a
 # uniform one's, so 85 % is neither.
@@ -139,7 +143,8 @@ def log_ratios(
     columns = list(range(logs.shape[1]) if only is None else only)
     values, drawn = _levels(differences[:, columns], launches, seed, count)
     others = np.delete(differences, against, axis=1)
-    noise = np.random.default_rng([seed, 1]).standard_normal(drawn.shape) * _between_launches(others, launches)
+    error, freedom = _between_launches(others, launches)
+    noise = np.random.default_rng([seed, 1]).standard_t(freedom, drawn.shape) * error
     noise[:, [column == against for column in columns]] = 0.0
     return Replicates(values, drawn + noise)
 
@@ -163,23 +168,31 @@ def interval(value: float, drawn: Array, certain: float = CERTAIN) -> Interval:
     return Interval(value, min(low, value), max(high, value))
 
 
-def _between_launches(differences: Array, launches: Sequence[int]) -> float:
-    """How far launches move the average over them: the standard error, shared by all variants (R, V).
+def _between_launches(differences: Array, launches: Sequence[int]) -> tuple[float, int]:
+    """How far launches move the average over them: the standard error, shared by all variants (R, V), and its degrees
+    of freedom for Student's t.
 
-    Every process lays out its memory in its own way, and that is worth a per cent or so which no number of rounds in
-    it takes away. What rounds alone scatter is taken off. 0 where there was one launch.
+    Every process lays out its memory in its own way, and that is worth something which no number of rounds in it takes
+    away. What rounds alone scatter is taken off. Few launches of few variants tell little, and may show nothing by
+    chance, so what is usual weighs in as much as `USUAL_WEIGHT` observations more. Source of that form: Smyth 2004,
+    "Linear models and empirical Bayes methods for assessing differential expression", section 3.
     """
-    order = list(dict.fromkeys(launches))
-    if len(order) < 2 or not differences.size:
-        return 0.0
     numbers = np.asarray(launches)
-    groups = [differences[numbers == launch] for launch in order]
-    medians = np.array([np.median(group, axis=0) for group in groups])
-    # The variance of a median of n normal numbers is pi / 2 / n times theirs; 1.4826 MAD stands for their deviation.
-    own = [math.pi / 2 / len(g) * (1.4826 * np.median(np.abs(g - np.median(g, axis=0)), axis=0)) ** 2 for g in groups]
-    extra = float((medians.var(axis=0, ddof=1) - np.mean(own, axis=0)).mean())
-    weights = [len(group) / len(differences) for group in groups]
-    return math.sqrt(max(0.0, extra) * sum(weight**2 for weight in weights))
+    groups = [differences[numbers == launch] for launch in dict.fromkeys(launches)]
+    weights = sum((len(group) / len(differences)) ** 2 for group in groups)
+    freedom, extra = (len(groups) - 1) * differences.shape[1], 0.0
+    if freedom:
+        medians = np.array([np.median(group, axis=0) for group in groups])
+        own = np.mean([_variance_of_median(group) for group in groups], axis=0)
+        extra = max(0.0, float((medians.var(axis=0, ddof=1) - own).mean()))
+    variance = (USUAL_WEIGHT * USUAL_LAUNCH**2 + freedom * extra) / (USUAL_WEIGHT + freedom)
+    return math.sqrt(variance * weights), USUAL_WEIGHT + freedom
+
+
+def _variance_of_median(group: Array) -> Array:
+    """Of each column: pi / 2 / n times that of n normal numbers, whose deviation 1.4826 MAD stands for."""
+    deviation = 1.4826 * np.median(np.abs(group - np.median(group, axis=0)), axis=0)
+    return np.asarray(math.pi / 2 / len(group) * deviation**2)
 
 
 def log_level(samples: Samples, launches: Sequence[int], seed: int, count: int = REPLICATES) -> Replicates:

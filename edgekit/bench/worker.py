@@ -42,7 +42,7 @@ REALTIME = os.sched_param(1)  # the lowest of the levels: before whatever has no
 
 @dataclass(frozen=True)
 class Hurry:
-    """Go before other processes from now on while something is timed; answered with what was allowed."""
+    """Go before other processes from now on while something is timed, where that is allowed."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class Loaded:
     runs: int
     load_s: float
     warmup_s: float
+    priority: Priority = "normal"
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,8 @@ def serve(request: object) -> object:
     """Answer one request."""
     match request:
         case Hurry():
-            return _hurry()
+            _hurry()
+            return None
         case Load():
             return _load(request)
         case Round(order, runs):
@@ -168,13 +170,12 @@ def serve(request: object) -> object:
     raise TypeError(f"unknown request: {request!r}")
 
 
-def _hurry() -> Priority:
+def _hurry() -> None:
     """Whether it is allowed is found by trying."""
     _state.hurries = True
     with _undisturbed():
         allowed = os.sched_getscheduler(0) == os.SCHED_RR
     _state.hurries = allowed
-    return "realtime" if allowed else "normal"
 
 
 @contextlib.contextmanager
@@ -207,6 +208,8 @@ def _load(wanted: Load) -> Loaded:
     loaded = time.perf_counter()
     parity = held.check("before")
     checked = time.perf_counter()
+    if (held.runner.threads or 0) > len(os.sched_getaffinity(0)):
+        _state.hurries = False  # threads of this class that share a core take turns of a tenth of a second
     pace = _warm_up(held.runner)
     _state.held.append(held)
     it = held.runner
@@ -222,6 +225,7 @@ def _load(wanted: Load) -> Loaded:
         runs=pace.runs(),
         load_s=loaded - start,
         warmup_s=done - checked,
+        priority="realtime" if _state.hurries else "normal",
     )
 
 

@@ -39,7 +39,7 @@ class TestDifferences:
         assert found.count("the same") >= 39
 
     def test_a_difference_too_small_to_mean_anything_is_none(self):
-        assert one(file(2e-3, noise=1e-4), file(2.03e-3, 1, noise=1e-4)).change == "slower"
+        assert one(file(2e-3, noise=1e-4), file(2.1e-3, 1, noise=1e-4)).change == "slower"
         assert one(file(2e-3, noise=1e-4), file(2.01e-3, 1, noise=1e-4)).change == "the same"
 
     def test_a_machine_that_is_slower_today_cancels_out(self):
@@ -69,9 +69,9 @@ class TestRegressions:
         assert comparing.regressions(compare(file(2e-3), file(2.4e-3, 1)), 0.05)
 
     def test_one_within_it_is_none(self):
-        found = compare(file(2e-3), file(2.06e-3, 1))
+        found = compare(file(2e-3), file(2.14e-3, 1))
         assert found.shared[0].change == "slower"
-        assert not comparing.regressions(found, 0.05)
+        assert not comparing.regressions(found, 0.10)
 
     def test_noise_is_never_one(self):
         """Medians may lie beyond the gate by chance: the interval knows better."""

@@ -173,6 +173,10 @@ class TestWhatGoesWrong:
         done = run(replace(request(graphs, tmp_path / "bench.json"), named=("torch",)))
         assert done.file.results == ()
         assert "nothing here that torch could run" in str(done.errors[0])
+        assert {(it.slug, it.kind, it.runtime) for it in done.file.not_measured} == {
+            ("small", "module", "torch"),
+            ("large", "module", "torch"),
+        }
 
 
 class TestGoingOn:

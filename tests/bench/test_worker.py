@@ -108,10 +108,10 @@ class TestRounds:
 
 class TestPriority:
     def test_it_is_raised_for_a_round_only_and_only_where_that_is_allowed(self):
-        allowed = worker.serve(worker.Hurry())
+        worker.serve(worker.Hurry())
         runner = hold(Diary())
         worker.serve(Round((0,), (1,)))
-        wanted = os.SCHED_RR if allowed == "realtime" else os.SCHED_OTHER
+        wanted = os.SCHED_RR if worker._state.hurries else os.SCHED_OTHER
         assert runner.policies == [wanted]
         assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
@@ -120,10 +120,20 @@ class TestPriority:
             raise PermissionError
 
         monkeypatch.setattr(os, "sched_setscheduler", refused)
-        assert worker.serve(worker.Hurry()) == "normal"
+        worker.serve(worker.Hurry())
+        assert not worker._state.hurries
         runner = hold(Diary())
         worker.serve(Round((0,), (1,)))
         assert runner.policies == [os.SCHED_OTHER]
+
+    def test_more_threads_than_processors_are_not_raised(self, tmp_path):
+        """They would wait for each other in turns of a tenth of a second."""
+        worker._state.hurries = True
+        folder = export(tmp_path, "net")
+        candidate = Candidate(folder, "onnx-fp32", folder / "model.onnx", "")
+        many = Settings(threads=len(os.sched_getaffinity(0)) + 1, spin=False)
+        assert worker.serve(Load("onnxruntime-cpu", candidate, many, "fp32")).priority == "normal"
+        assert not worker._state.hurries
 
     def test_without_being_asked_nothing_is_raised(self):
         runner = hold(Diary())

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.parity.ladder import QUICK, Climb, FloorRun, Floors, Input, Rules, Step, Tracer, climb
@@ -149,6 +149,7 @@ def against_truth(result: Climb, name: str = "step-0") -> Rung:
 # --- what passes
 
 
+@settings(deadline=None)
 @given(st.integers(0, 300), st.sampled_from(["fp32", "fp16"]))
 def test_a_correct_step_that_adds_in_another_order_passes(seed: int, precision: Precision) -> None:
     given_inputs = [*inputs(seed=seed), extreme()]

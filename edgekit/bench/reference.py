@@ -17,7 +17,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 NAME = "reference-1"
 INPUT, OUTPUT = "input", "features"
-SIDE = 96
+SIDE = 224
 OPSET, IR = 13, 8
 # (channels, stride of the depthwise convolution): a stem with stride 2, then pairs of depthwise and pointwise.
 STEM = 24
@@ -25,7 +25,7 @@ BLOCKS = ((48, 1), (64, 2), (64, 1), (96, 2), (96, 1))
 
 
 def graph() -> ModelProto:
-    """The graph: (1, 3, 96, 96) to (1, 96, 12, 12), 11 convolutions, 11.8 million multiply-accumulates."""
+    """The graph: (1, 3, 224, 224) to (1, 96, 28, 28), 11 convolutions, 64.1 million multiply-accumulates."""
     nodes, weights = _layers()
     shapes = ([1, 3, SIDE, SIDE], [1, BLOCKS[-1][0], SIDE // 8, SIDE // 8])
     ends = [

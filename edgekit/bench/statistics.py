@@ -186,7 +186,8 @@ def _between_launches(differences: Array, launches: Sequence[int]) -> tuple[floa
         own = np.mean([_variance_of_median(group) for group in groups], axis=0)
         extra = max(0.0, float((medians.var(axis=0, ddof=1) - own).mean()))
     variance = (USUAL_WEIGHT * USUAL_LAUNCH**2 + freedom * extra) / (USUAL_WEIGHT + freedom)
-    return math.sqrt(variance * weights), USUAL_WEIGHT + freedom
+    # What a launch does to the reference, it does to all ratios: for the tails, they are no independent observations.
+    return math.sqrt(variance * weights), USUAL_WEIGHT + len(groups) - 1
 
 
 def _variance_of_median(group: Array) -> Array:

@@ -33,7 +33,8 @@ class Contract:
     out, or there are none. `spin`: whether waiting threads keep their cores busy. `threads`: that one inference may
     use, None where the runtime does not say. `warmup`: the least runs before the first sample; more where it takes
     longer until the time is steady. `inputs`: made up, or images
-    through the preprocessing contract. `versions` are those of the runtime's packages.
+    through the preprocessing contract. `versions` are those of the runtime's packages. `terms` are the figures that a
+    scenario was played by, as its rate and its deadline; rounds have none.
     """
 
     runtime: str
@@ -49,6 +50,7 @@ class Contract:
     scenario: Scenario = "rounds"
     compiled: bool = False
     versions: dict[str, str] = field(default_factory=dict)
+    terms: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,9 @@ class Result:
 
     `latency`, `ratio`, `throughput_per_s` and `verdict` are derived from the samples, and stored so that a reader need
     not do it again. `power_w`: mean watts of the whole board or package while its runtime was measured, where a sensor
-    exists. `warmup_s`: seconds spent on warming up, `load_s` on loading.
+    exists. `warmup_s`: seconds spent on warming up, `load_s` on loading. Where a scenario was played, `samples` has its
+    windows instead of rounds, or all runs in one, there is no ratio, `figures` are what the scenario is judged by, and
+    `logs` is the folder of LoadGen's own files, relative to the bench file.
     """
 
     subject: Subject
@@ -166,6 +170,8 @@ class Result:
     warmup_s: float | None = None
     load_s: float | None = None
     stages: Stages | None = None
+    figures: dict[str, float] = field(default_factory=dict)
+    logs: str | None = None
 
     @property
     def name(self) -> str:

@@ -19,6 +19,8 @@ MOST_STEAL = 0.05
 MOST_PRESSURE = 0.25
 MOST_CLOCK_CHANGE = 0.10
 HOTTEST_C = 95.0
+MOST_MISSED = 0.01  # of all frames; MLPerf lets its server scenario miss as many
+MOST_TAIL_DRIFT = 0.10  # the tail of a soak's last third against that of its first
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,28 @@ class Signs:
     width: float
     drift: tuple[float, float, float]
     humps: float | None
+
+
+@dataclass(frozen=True)
+class Played:
+    """What a scenario shows, each where it is that scenario's: None elsewhere.
+
+    `missed` of how many frames came too late; `keeps_up` with the pace; `drift`: how much longer the tail became, as a
+    share, and `tail_told`: whether it could be told at all; `loadgen`: LoadGen's own words where it says INVALID.
+    """
+
+    runs: int
+    missed: tuple[int, int] | None = None
+    keeps_up: bool | None = None
+    tail_told: bool | None = None
+    drift: float | None = None
+    loadgen: tuple[str, ...] | None = None
+
+
+def judge_played(played: Played, machine: Telemetry, parity: Sequence[ParityCheck]) -> Verdict:
+    """Valid where nothing speaks against it."""
+    reasons = (*_parity(parity), *_played(played), *_machine(machine))
+    return Verdict(not reasons, reasons)
 
 
 def judge(signs: Signs, machine: Telemetry, parity: Sequence[ParityCheck]) -> Verdict:
@@ -63,6 +87,22 @@ def _samples(signs: Signs) -> Iterator[str]:
         yield f"drift: the second half is {value:+.1%} off the first"
     if signs.humps is not None:
         yield f"bimodal: the runs fall in two groups {signs.humps:.0%} apart"
+
+
+def _played(played: Played) -> Iterator[str]:
+    if played.runs < LEAST_RUNS:
+        yield f"too few samples: {played.runs} runs; {LEAST_RUNS} are the least"
+    if played.missed is not None and played.missed[0] > MOST_MISSED * played.missed[1]:
+        missed, frames = played.missed
+        yield f"missed deadlines: {missed} of {frames} frames came too late, at most {MOST_MISSED:.0%} may"
+    if played.keeps_up is False:
+        yield "it does not keep up with the pace: half of the inferences take longer than frames are apart"
+    if played.tail_told is False:
+        yield "too few samples: no tail can be told from three windows or more; longer ones, or more, would tell it"
+    if played.drift is not None and played.drift > MOST_TAIL_DRIFT:
+        yield f"the tail drifts: {played.drift:+.0%} from the first third to the last, at most +{MOST_TAIL_DRIFT:.0%}"
+    if played.loadgen is not None:
+        yield f"LoadGen says INVALID: {', '.join(played.loadgen) or 'and gives no reason'}"
 
 
 def _machine(machine: Telemetry) -> Iterator[str]:

@@ -231,7 +231,7 @@ class Journey:
                 weights.seed if isinstance(weights, sources.SeedWeights | sources.OwnWeights) else None,
             ),
             params=proven.counts.params,
-            macs=None if self.source.kind in sources.PROGRAMS else proven.counts.macs,
+            macs=proven.counts.macs,
             opset=_opset(proven.deployed),
             exporter=proven.exporter,
             preprocessing=self.subject.contract,

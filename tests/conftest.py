@@ -7,6 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
+
+# What an example takes on a shared machine says nothing about the code.
+settings.register_profile("edgekit", deadline=None)
+settings.load_profile("edgekit")
 
 if TYPE_CHECKING:
     from subjects import Subject

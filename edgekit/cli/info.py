@@ -125,11 +125,10 @@ def _one_source(
         "name": source.text,
         "variant": asked | {"options": dict(variant.options)},
         "params": counts.params,
-        "macs": None if source.kind in sources.PROGRAMS else counts.macs,
+        "macs": counts.macs,
         "layers": to_json(counts.layers),
     }
-    macs = "unknown" if data["macs"] is None else f"{counts.macs:,}"
-    head = f"{source.text}: {counts.params:,} params, {macs} MACs"
+    head = f"{source.text}: {counts.params:,} params, {counts.macs:,} MACs"
     return data, f"{head}\n\n{_layer_table(counts)}"
 
 

@@ -16,7 +16,7 @@ from edgekit.manifest import TensorSpec
 from edgekit.sources import imports, reference
 from edgekit.sources.inputs import BATCH, parse_input_spec, parse_input_specs
 from edgekit.sources.loaded import Loaded
-from edgekit.sources.naming import LIBRARIES, PROGRAMS, Source, parse_source
+from edgekit.sources.naming import LIBRARIES, Source, parse_source
 from edgekit.sources.weights import (
     CheckpointWeights,
     LibraryWeights,
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BATCH",
-    "PROGRAMS",
     "CheckpointWeights",
     "LibraryWeights",
     "Loaded",

@@ -17,7 +17,6 @@ from edgekit.sources import archives, imports
 Kind = Literal["reference", "torchvision", "timm", "factory", "torchscript", "exported", "onnx"]
 Library = Literal["torchvision", "timm"]
 LIBRARIES: tuple[Library, ...] = ("torchvision", "timm")
-PROGRAMS: tuple[Kind, ...] = ()  # kinds whose multiply-accumulates nobody counts: none any more
 WANTED = (
     "a reference network (edgekit models lists them), torchvision:NAME, timm:NAME, package.module:factory, "
     "file.py:factory, or a file .onnx, .pt (TorchScript) or .pt2 (torch.export)"

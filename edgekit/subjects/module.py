@@ -59,7 +59,8 @@ class ModuleSubject:
             return around(_rows(self.loaded, batch), quick)
         contract, side = self.contract or IMAGENET, variant.resolution or self.loaded.resolution
         images = [load_image(path, contract, side) for path in self.plan.images]
-        inputs = ladder_inputs(contract, side, batch, images, quick, self.signature.inputs[0])
+        adapting = any(isinstance(layer, nn.InstanceNorm2d) for layer in self.loaded.module.modules())
+        inputs = ladder_inputs(contract, side, batch, images, quick, self.signature.inputs[0], adapting=adapting)
         if self.signature.open_size:  # what holds at one size need not at another
             (other,) = ladder_inputs(contract, side + side // 4, batch, (), True, self.signature.inputs[0])[:1]
             inputs.insert(-1, Input("other-size", other.feeds, ordinary=False))

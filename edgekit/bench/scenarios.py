@@ -7,6 +7,7 @@ run costs besides the inference, some microseconds, is in these times, as it is 
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from edgekit.bench.runtimes import Runner
 from edgekit.errors import UsageError
 
 CHUNK_S = 0.02  # a soak looks at the clock this often, beside the runs
+BLOCKS = 20  # that runs in one row are cut into, to see how much they vary
 LEAST_TAIL = 10  # samples beyond a quantile, for the quantile to mean something
 
 
@@ -176,3 +178,13 @@ def soak(runner: Runner, seconds: float, window: float, *, timer: Timer = HOST) 
 def nearest_rank(samples: Sequence[float], share: float) -> float:
     """The smallest sample that is not below `share` of all of them; `share` above 0, up to 1."""
     return sorted(samples)[math.ceil(share * len(samples) * (1 - 1e-12)) - 1]
+
+
+def in_blocks(runs: Sequence[float]) -> tuple[tuple[float, ...], ...]:
+    """Runs in one row as blocks of neighbours, in their order: up to `BLOCKS`, of about equal size.
+
+    Neighbours are alike, so how much runs vary shows between blocks rather than between runs.
+    """
+    count = min(BLOCKS, len(runs))
+    edges = [len(runs) * number // count for number in range(count + 1)]
+    return tuple(tuple(runs[low:high]) for low, high in itertools.pairwise(edges))

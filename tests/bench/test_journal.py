@@ -46,7 +46,7 @@ def test_another_key_starts_afresh(tmp_path):
     assert lines(tmp_path / "b.json") == []  # and the old rounds are gone for good
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(st.integers(0, 1200))
 def test_a_file_that_was_cut_off_anywhere_keeps_its_whole_rounds(tmp_path, cut):
     out = tmp_path / "b.json"

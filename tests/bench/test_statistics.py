@@ -29,15 +29,18 @@ def rounds(
 
 
 class TestPolish:
+    @settings(deadline=None)
     @given(LOGS)
     def test_the_parts_add_up(self, logs):
         fit = statistics.polish(logs)
         assert np.allclose(fit.variants + fit.rounds[:, None] + fit.rest, logs)
 
+    @settings(deadline=None)
     @given(LOGS)
     def test_rounds_are_measured_from_the_middle_one(self, logs):
         assert abs(np.median(statistics.polish(logs).rounds)) < 1e-9
 
+    @settings(deadline=None)
     @given(
         st.lists(st.floats(-8, 2), min_size=2, max_size=6),
         st.lists(st.floats(-1, 1), min_size=3, max_size=15),
@@ -56,14 +59,14 @@ class TestPolish:
 
 
 class TestRatios:
-    @settings(max_examples=30)
+    @settings(deadline=None, max_examples=30)
     @given(st.integers(0, 100), st.floats(0.1, 10))
     def test_the_interval_holds_its_own_value(self, seed, ratio):
         logs = rounds(np.random.default_rng(seed), 20, [1e-3, 1e-3 * ratio])
         found = statistics.log_ratios(logs, [0] * 20, 0, seed, 100).interval(1)
         assert found.low <= found.value <= found.high
 
-    @settings(max_examples=10)
+    @settings(deadline=None, max_examples=10)
     @given(st.integers(0, 20))
     def test_another_unit_of_time_changes_nothing(self, seed):
         logs = rounds(np.random.default_rng(seed), 20, [1e-3, 2e-3, 3e-3])
@@ -102,6 +105,7 @@ class TestRatios:
         assert held >= 53
         assert narrow < held - 6  # who takes them for one process is too sure of it
 
+    @settings(deadline=None)
     @given(st.integers(1, 60), st.integers(0, 5))
     def test_neighbours_are_drawn_together(self, size, seed):
         picked = statistics.resampled(size, seed, 20)
@@ -132,13 +136,13 @@ class TestDrift:
 
 
 class TestTwoHumps:
-    @settings(max_examples=50)
+    @settings(deadline=None, max_examples=50)
     @given(st.integers(0, 200), st.sampled_from(["normal", "uniform", "laplace"]))
     def test_one_hump_is_never_two(self, seed, shape):
         values = getattr(np.random.default_rng(seed), shape)(0, 0.1, 400)
         assert statistics.two_humps(values) is None
 
-    @settings(max_examples=50)
+    @settings(deadline=None, max_examples=50)
     @given(st.integers(0, 200), st.floats(0.2, 0.8), st.floats(0.15, 1.0))
     def test_two_are_found_with_their_distance(self, seed, share, apart):
         generator = np.random.default_rng(seed)
@@ -165,6 +169,7 @@ def test_a_visit_counts_by_its_median():
     assert np.exp(logs).tolist() == [[2.0, 1.0], [pytest.approx(3.0), 1.0]]
 
 
+@settings(deadline=None)
 @given(st.floats(-3, 3), st.floats(0, 1), st.floats(0, 1))
 def test_the_interval_of_a_logarithm_keeps_its_order(value, below, above):
     found = Interval(value, value - below, value + above).exp()

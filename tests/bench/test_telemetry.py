@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.bench import telemetry
@@ -89,6 +89,7 @@ class TestWatch:
         assert known == (None,) * 6
         assert (lap.throttles, lap.power_w) == (None, None)
 
+    @settings(deadline=None)
     @given(st.text())
     def test_nonsense_in_the_files_is_no_figure(self, tmp_path_factory, text):
         root = tmp_path_factory.mktemp("nonsense")

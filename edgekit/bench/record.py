@@ -244,6 +244,11 @@ class BenchFile:
     schema: int = field(default=SCHEMA)
 
 
+def file_of(scenario: Scenario) -> str:
+    """The name of a bench file in the folder that was measured: rounds have their own, and so has each scenario."""
+    return FILE if scenario == "rounds" else f"bench.{scenario}.json"
+
+
 def encode(file: BenchFile) -> bytes:
     """The file as it stands on disk."""
     return (json.dumps(schemas.to_json(file), allow_nan=False) + "\n").encode()

@@ -102,7 +102,7 @@ def _played(played: Played) -> Iterator[str]:
     if played.drift is not None and played.drift > MOST_TAIL_DRIFT:
         yield f"the tail drifts: {played.drift:+.0%} from the first third to the last, at most +{MOST_TAIL_DRIFT:.0%}"
     if played.loadgen is not None:
-        yield f"LoadGen says INVALID: {', '.join(played.loadgen) or 'and gives no reason'}"
+        yield f"LoadGen says INVALID: {', '.join(word.rstrip('.') for word in played.loadgen) or 'and gives no reason'}"
 
 
 def _machine(machine: Telemetry) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgekit.cli import parse
+from edgekit.cli import parse, scenario
 from edgekit.cli.compare import comparison_json, comparison_table
 from edgekit.cli.output import Json, Output, Quiet, Verbose, error_json, reporting, table
 from edgekit.errors import EdgekitError, GateFailed, MachineLacks, UsageError
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
     from edgekit.bench.comparing import Comparison
     from edgekit.bench.finding import Selection
+    from edgekit.bench.playing import Step
+    from edgekit.bench.playing_worker import Part
     from edgekit.bench.protocol import Limits, Progress
-    from edgekit.bench.record import BenchFile, Result
+    from edgekit.bench.record import BenchFile, Result, Scenario
     from edgekit.bench.running import Finished, Request
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -34,6 +36,7 @@ PLAIN_LINE_S = 5.0
 
 
 def bench(
+    context: typer.Context,
     targets: Annotated[
         list[str],
         typer.Argument(
@@ -65,8 +68,26 @@ def bench(
     priority: Annotated[
         bool, typer.Option("--priority/--no-priority", help="Go before other processes, where that is allowed.")
     ] = True,
+    play: Annotated[
+        str,
+        typer.Option("--scenario", help="Not rounds but: paced, soak, single-stream, multi-stream, offline."),
+    ] = "rounds",
+    rate: Annotated[float | None, typer.Option(help="paced: frames a second; default: 30.")] = None,
+    deadline: Annotated[
+        str | None, typer.Option(help="paced: when a frame must be done, as 33ms; default: when the next comes.")
+    ] = None,
+    duration: Annotated[
+        float | None, typer.Option(help="Seconds of a scenario; default: 60, LoadGen's at least 10.")
+    ] = None,
+    window: Annotated[float | None, typer.Option(help="soak: seconds of a window; default: 10.")] = None,
+    logs: Annotated[
+        Path | None, typer.Option(help="Where LoadGen's logs go; default: a folder beside the bench file.")
+    ] = None,
     artifacts: Annotated[Path, typer.Option(help="Where what has to be exported first goes.")] = Path("artifacts"),
-    out: Annotated[Path | None, typer.Option(help="The bench file; default: bench.json in the folder.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The bench file; default: bench.json in the folder, a scenario's bench.SCENARIO.json."),
+    ] = None,
     html: Annotated[Path | None, typer.Option(help="Also write a report, one page for a browser.")] = None,
     baseline: Annotated[Path | None, typer.Option(help="A bench file to compare with.")] = None,
     fail_if: Annotated[
@@ -83,20 +104,26 @@ def bench(
 
     Raw samples, what they mean and where they were taken go to bench.json. A killed run goes on where it was. Exit
     code 1 when outputs are wrong, a measurement is INVALID, or, with --baseline, something became slower beyond doubt.
+
+    A scenario is played with one after the other: at a camera's pace (paced), for a long time (soak), or as MLPerf's
+    LoadGen asks (single-stream, multi-stream, offline).
     """
     with reporting("bench", as_json, quiet, verbose) as output:
         from edgekit.bench.protocol import Limits
         from edgekit.bench.runtimes import Settings
 
+        kind = scenario.chosen(play, _given(context))
         gate = _gate(fail_if, baseline)
         limits = Limits(_percent("--target", target), min_time, max_time, memory=memory, priority=priority)
         _check(limits, threads, batch)
         before = _read(baseline)
+        options = scenario.Options(rate, duration, deadline, window, logs)
+        scenario.part(kind, options, Path("bench.json"))  # what makes no sense is refused before anything is exported
         folders = _folders(targets, alpha, res, precision, batch, artifacts, output)
         request = _request(
             folders,
             _selection(alpha, res, precision, batch),
-            out or _default_out(folders),
+            out or _default_out(folders, kind),
             parse.words(runtime or []),
             Settings(threads, spin, cuda_graph, None, compiled),
             limits,
@@ -104,7 +131,7 @@ def bench(
             images,
             seed,
         )
-        finished = _run(request, output)
+        finished = _run(request, scenario.part(kind, options, request.out), output)
         comparison = _compare(before, finished.file, parse.words(across or []))
         _write_html(html, folders, request.out)
         errors = [*finished.errors, *_failures(finished.file, comparison, gate)]
@@ -112,6 +139,12 @@ def bench(
 
 
 # --- what was asked for
+
+
+def _given(context: typer.Context) -> set[str]:
+    """The parameters that stand on the command line, defaults or not."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
 def _percent(option: str, text: str) -> float:
@@ -205,14 +238,14 @@ def _exported(
     return [outcome.directory for outcome in outcomes]
 
 
-def _default_out(folders: Sequence[Path]) -> Path:
+def _default_out(folders: Sequence[Path], kind: Scenario) -> Path:
     """In the folder that was named; beside the variants' folders where they have one place; else here."""
-    from edgekit.bench.record import FILE
+    from edgekit.bench.record import file_of
 
     places = {(folder if folder.is_dir() else folder.parent) for folder in folders}
     if len(places) > 1:
         places = {place.parent for place in places}
-    return (places.pop() if len(places) == 1 else Path()) / FILE
+    return (places.pop() if len(places) == 1 else Path()) / file_of(kind)
 
 
 def _request(
@@ -248,11 +281,11 @@ def _request(
 # --- while it runs
 
 
-def _run(request: Request, output: Output) -> Finished:
-    from edgekit.bench import running
+def _run(request: Request, part: Part | None, output: Output) -> Finished:
+    from edgekit.bench import playing, running
 
     with _Display(output) as display:
-        return running.run(request, display.hear)
+        return playing.run(request, part, display.follow) if part else running.run(request, display.hear)
 
 
 class _Display:
@@ -277,21 +310,26 @@ class _Display:
 
     def hear(self, progress: Progress) -> None:
         """One step of the measuring."""
-        stage = f"{progress.runtime}: {progress.stage}"
+        left = "" if progress.left_s is None else f"at most {progress.left_s:.0f} s left"
+        self._show(f"{progress.runtime}: {progress.stage}", progress.done, _state(progress), left)
+
+    def follow(self, step: Step) -> None:
+        """One step of a scenario."""
+        self._show(f"{step.name}: {step.stage}", step.done, f" {step.done:.0%}", f"about {step.left_s:.0f} s left")
+
+    def _show(self, stage: str, done: float, state: str, left: str) -> None:
+        busy = f"{state}, {left}" if left else state
         if self.live is not None and self.bar is not None:
-            left = "" if progress.left_s is None else f"at most {progress.left_s:.0f} s left"
-            self.live.update(self.bar, completed=progress.done, description=stage, busy=_state(progress, left))
+            self.live.update(self.bar, completed=done, description=stage, busy=busy)
             self.live.refresh()
         elif stage != self.last_stage or time.monotonic() - self.last_line > PLAIN_LINE_S:
-            left = "" if progress.left_s is None else f", at most {progress.left_s:.0f} s left"
-            self.output.note(f"{stage}{_state(progress, left)}")
+            self.output.note(f"{stage}{busy}")
             self.last_stage, self.last_line = stage, time.monotonic()
 
 
-def _state(progress: Progress, left: str) -> str:
+def _state(progress: Progress) -> str:
     width = "" if progress.width is None else f", ±{progress.width:.1%}"
-    rounds = f" {progress.rounds} rounds{width}" if progress.stage == "measuring" else f" {progress.done:.0%}"
-    return f"{rounds}{left}"
+    return f" {progress.rounds} rounds{width}" if progress.stage == "measuring" else f" {progress.done:.0%}"
 
 
 def _bar() -> tuple[Bar, TaskID]:
@@ -415,17 +453,25 @@ def _result_json(result: Result) -> JSON:
         "memory": to_json(result.memory),
         "parity": to_json(result.parity),
         "power_w": result.power_w,
+        "figures": to_json(result.figures),
+        "logs": result.logs,
     }
 
 
 def _text(file: BenchFile, out: Path, comparison: Comparison | None) -> str:
-    blocks = [_table(file)] if file.results else []
-    blocks += [_machine_line(file)] if file.results else []
+    blocks = _tables(file) if file.results else []
     if comparison is not None:
         blocks.append(comparison_table(comparison))
     blocks += [f"advice: {sentence}" for sentence in file.advice]
     blocks += _absent_lines(file)
     return "\n".join([*blocks, f"{out}: samples, contract, environment"])
+
+
+def _tables(file: BenchFile) -> list[str]:
+    """The results, and what their figures are: those of rounds, or those of a scenario."""
+    if file.results[0].contract.scenario == "rounds":
+        return [_table(file), f"ratios to {_references(file)}; {_machine_line(file)}"]
+    return [scenario.text(file), f"{scenario.setting(file)}; {_machine_line(file)}", *scenario.logs(file)]
 
 
 def _table(file: BenchFile) -> str:
@@ -459,8 +505,11 @@ def _machine_line(file: BenchFile) -> str:
     it = file.telemetry
     loads = [("other processes", it.other_load), ("steal", it.steal), ("waiting", it.pressure_cpu)]
     known = [f"{name} {value:.0%}" for name, value in loads if value is not None]
-    references = ", ".join(dict.fromkeys(f"{it.runtime}: {it.name}" for it in file.references))
-    return f"ratios to {references}; milliseconds are this machine's, now ({', '.join(known)})"
+    return f"milliseconds are this machine's, now ({', '.join(known)})"
+
+
+def _references(file: BenchFile) -> str:
+    return ", ".join(dict.fromkeys(f"{it.runtime}: {it.name}" for it in file.references))
 
 
 def _absent_lines(file: BenchFile) -> list[str]:

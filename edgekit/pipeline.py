@@ -151,7 +151,10 @@ def _build_in_workers(tasks: Sequence[Task], plan: Plan, helpers: Sequence[Helpe
 
 def _bury(death: pool.Died[Task], finished: set[Variant], plan: Plan, hear: Watcher) -> list[Task]:
     """Report the variant that was in a dead worker's hands; returns what is left of its task."""
-    victim, *rest = [variant for variant in death.task.variants if variant not in finished]
+    left = [variant for variant in death.task.variants if variant not in finished]
+    if not left:  # it had done everything, and died of what it does afterwards
+        return []
+    victim, *rest = left
     error = EdgekitError(
         f"the worker process {death.reason}", hint="run it again; with fewer --jobs if memory is short"
     )

@@ -296,3 +296,13 @@ def test_in_a_full_climb_every_file_is_run_as_it_is(network: Network) -> None:
     assert small is not None
     assert large is not None
     assert made.reference.open(small, one_row=False) is not made.reference.open(large, one_row=False)
+
+
+def test_a_worker_that_dies_when_everything_is_done_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Journey, "end", lambda self: os.kill(os.getpid(), signal.SIGKILL))
+    plan = Plan(sources.SeedWeights(0), (profile.load("cpu"),), ("fp32",), parity="quick", out=tmp_path)
+    variants = [Variant("mobilenet_v2", alpha, side) for alpha in (0.1, 0.2) for side in (32, 64)]
+    outcomes = pipeline.export_grid(variants, plan)
+    assert [outcome.error for outcome in outcomes] == [None] * 4

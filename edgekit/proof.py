@@ -17,7 +17,7 @@ from torch import nn
 
 from edgekit.errors import InputUnusable
 from edgekit.graph.folded import folded
-from edgekit.graph.from_torch import Anchor, Signature
+from edgekit.graph.from_torch import WEIGHTED, Anchor, Folded, Signature
 from edgekit.graph.specialise import set_batch, with_open_size
 from edgekit.headed import Headed
 from edgekit.models._counting import Counter, Counts
@@ -101,8 +101,8 @@ class Reference:
     """A network as PyTorch runs it: the truth, and the noise floors that its arithmetic sets.
 
     In full mode the truth is float64 and every weighted layer is compared; in quick mode the truth is float32 and
-    its floor is what folding the batch norms changes: the same sums, rounded elsewhere. With `long_sums` the floor has
-    a second run, where they are added in sequence.
+    its floor is what folding the batch norms changes: the same sums, rounded elsewhere. Where there are few to fold, it
+    is the distance to float64. With `long_sums` the floor has a second run, where they are added in sequence.
     """
 
     def __init__(
@@ -126,7 +126,8 @@ class Reference:
         truth = tracer(module, dtype=torch.float32 if quick else torch.float64)
         self.truth = Step("pytorch-fp32" if quick else "pytorch-fp64", truth, "fp32")
         lower = folded if quick else module
-        runs = [tracer(lower), tracer(lower, sequential=True)] if long_sums else [tracer(lower)]
+        first = tracer(module, dtype=torch.float64) if quick and not _mostly_folded(folded) else tracer(lower)
+        runs = [first, tracer(lower, sequential=True)] if long_sums else [first]
         self.floors: Floors = {"fp32": [FloorRun(run) for run in runs]}
         if fp16:
             self.floors["fp16"] = [FloorRun(tracer(half_precision(folded), channels_last=False))]
@@ -182,6 +183,12 @@ class Reference:
         if self.clips is None or not self.clips.clips:
             return None
         return Saturation(len(self.clips.clips), len(self.clips.exercised))
+
+
+def _mostly_folded(folded: nn.Module) -> bool:
+    """Whether most of the weighted layers have taken up a norm, and so round elsewhere than before."""
+    layers = list(folded.modules())
+    return 2 * sum(isinstance(it, Folded) for it in layers) > sum(isinstance(it, WEIGHTED) for it in layers)
 
 
 @dataclass(frozen=True)

@@ -577,3 +577,33 @@ def test_a_dead_network_of_several_outputs_is_refused_without_further_notes() ->
     found = climb_pair(module, 1).report
     assert all(rung.passed for rung in found.rungs)
     assert (found.passed, found.first_failure(), found.notes) == (False, "liveness", ())
+
+
+# Networks with little to fold, in a quick climb
+
+
+def plain(norms: int = 0) -> nn.Sequential:
+    """Twenty convolutions, of which the first `norms` have something to fold."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for number in range(20):
+        convolution = nn.Conv2d(48 if number else 3, 48, 3, padding=1)
+        nn.init.kaiming_normal_(convolution.weight)
+        layers += [nn.Sequential(convolution, nn.BatchNorm2d(48)) if number < norms else convolution, nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+
+
+@pytest.mark.parametrize("norms", [0, 1, 20])
+def test_without_norms_the_floor_is_the_distance_to_float64(norms: int) -> None:
+    """Folding nothing changes nothing, and a floor of nothing lets no correct graph pass."""
+    module = plain(norms)
+    folded, inputs = fold_batch_norms(module), ladder_inputs(IMAGENET, 64, 1, quick=True)
+    graph = onnx.load_model_from_string(export_onnx(folded, torch.from_numpy(inputs[0].feeds[IMAGE]), 17))
+    reference = Reference(module, folded, [], quick=True, fp16=False)
+    report = prove(reference, Graphs(simplified=graph.SerializeToString()), inputs, 1).report
+    assert report.passed
+    weight = next(tensor for tensor in graph.graph.initializer if len(tensor.dims) == 4)
+    values = numpy_helper.to_array(weight).copy()
+    values[0] *= 1.01
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    assert not prove(reference, Graphs(simplified=graph.SerializeToString()), inputs, 1).report.passed

@@ -104,53 +104,37 @@ def _rate(given: float | None) -> float:
 
 
 def text(file: BenchFile) -> str:
-    """The results as a table, with what the scenario is judged by, and where LoadGen's logs are."""
-    columns = [head for head in HEADS if any(head in _figures(result) for result in file.results)]
+    """The results as a table, with what the scenario is judged by."""
+    from edgekit.report.played import SHOWN, figures
+
+    told = [figures(result) for result in file.results]
+    columns = [it.head for it in SHOWN if any(it.head in figures for figures in told)]
     rows = [["variant", "artifact", "runtime", "p50 ms", "p90", "p99", *columns, "verdict"]]
-    rows += [_row(result, columns) for result in file.results]
+    rows += [
+        _row(result, [shown.get(head, "-") for head in columns])
+        for result, shown in zip(file.results, told, strict=True)
+    ]
     return table(rows, right=range(3, len(rows[0]) - 1))
 
 
-def _row(result: Result, columns: Sequence[str]) -> list[str]:
-    latency, figures = result.latency, _figures(result)
+def _row(result: Result, figures: Sequence[str]) -> list[str]:
+    latency = result.latency
     return [
         result.subject.slug,
         result.subject.kind,
         result.contract.runtime,
         *(f"{value:.3g}" for value in (latency.p50, latency.p90, latency.p99)),
-        *(figures.get(head, "-") for head in columns),
+        *figures,
         "VALID" if result.verdict.valid else "INVALID",
     ]
 
 
-# The column, the figure, and how it is shown.
-SHOWN = (
-    ("frames", "frames", "{:.0f}", 1.0),
-    ("missed", "missed", "{:.0f}", 1.0),
-    ("idle", "idle", "{:.0%}", 1.0),
-    ("work p50 ms", "work_p50_s", "{:.3g}", 1e3),
-    ("windows", "windows", "{:.0f}", 1.0),
-    ("tail", "tail_share", "p{:.0f}", 100.0),
-    ("tail ms", "tail_s", "{:.3g}", 1e3),
-    ("worst window", "worst_window", "{:.2f} x", 1.0),
-    ("drift", "tail_drift", "{:+.1%}", 1.0),
-    ("LoadGen p90 ms", "p90_s", "{:.3g}", 1e3),
-    ("LoadGen p99 ms", "p99_s", "{:.3g}", 1e3),
-    ("LoadGen samples/s", "samples_per_s", "{:.4g}", 1.0),
-)
-HEADS = tuple(head for head, *_ in SHOWN)
-
-
-def _figures(result: Result) -> dict[str, str]:
-    found = result.figures
-    return {head: form.format(found[name] * scale) for head, name, form, scale in SHOWN if name in found}
-
-
 def setting(file: BenchFile) -> str:
     """What was played, in a line."""
+    from edgekit.report.played import terms
+
     contract = file.results[0].contract
-    terms = ", ".join(f"{name} {value:g}" for name, value in contract.terms.items())
-    return f"{contract.scenario}: {terms}"
+    return f"{contract.scenario}: {terms(contract)}"
 
 
 def logs(file: BenchFile) -> list[str]:

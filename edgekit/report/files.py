@@ -27,6 +27,7 @@ OWN = (
     "alpha",
     "runtime",
     "precision",
+    "scenario",
     "artifact",
     "bytes",
     "p50_ms",
@@ -82,6 +83,7 @@ def _measured(point: Point) -> dict[str, Field]:
         "alpha": subject.variant.alpha,
         "runtime": result.contract.runtime,
         "precision": result.contract.precision,
+        "scenario": result.contract.scenario,
         "artifact": subject.kind,
         "bytes": subject.bytes,
         "p50_ms": latency.p50,
@@ -141,7 +143,7 @@ def _blocks(page: Page) -> Iterator[str]:
     yield f"{_measured_where(page)}.\n"
     yield from _list("Look at this first", page.warnings)
     yield from _list("Advice, from what was measured", page.advice)
-    tables = (page.front, page.results, page.networks, page.contracts, page.not_measured)
+    tables = (page.front, page.results, page.played, page.networks, page.contracts, page.not_measured)
     for found in tables:
         if found and found.rows:
             yield f"## {escaped(found.caption)}\n"
@@ -152,7 +154,7 @@ def _blocks(page: Page) -> Iterator[str]:
 
 def _measured_where(page: Page) -> str:
     if not page.measured:
-        return "Latency was not measured"
+        return "Latency was not measured" + (" in rounds" if page.played else "")
     return f"Measured {escaped(page.created)}" + (f" on {escaped(page.place)}" if page.place else "")
 
 

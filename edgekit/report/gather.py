@@ -7,9 +7,10 @@ where the file that was measured is the one that is there.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import get_args
 
 from edgekit import manifest as manifests
 from edgekit.bench import record
@@ -78,14 +79,26 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Played:
+    """A result of a scenario, and the file that it is of."""
+
+    point: Point
+    file: BenchFile
+
+
+@dataclass(frozen=True)
 class Gathered:
-    """Everything that a report is made from; `bench` is None where nothing was measured."""
+    """Everything that a report is made from; `bench` is None where nothing was measured in rounds.
+
+    `played` are the results of scenarios: those that lie in the folder, and the benchmark's own where it is one.
+    """
 
     name: str
     exported: tuple[Exported, ...]
     unreadable: tuple[Unreadable, ...]
     bench: BenchFile | None
     points: tuple[Point, ...]
+    played: tuple[Played, ...] = ()
 
     @property
     def series(self) -> tuple[str, ...]:
@@ -105,7 +118,18 @@ def gather(folder: Path, bench: Path | None = None) -> Gathered:
     if not exported and (unreadable or file is None):
         raise _nothing(folder, unreadable)
     points = _points(file, path.parent, exported) if file else ()
-    return Gathered(folder.resolve().name, exported, unreadable, file, points)
+    own = tuple(Played(it, file) for it in points if file and it.result.contract.scenario != "rounds")
+    played = (*own, *_scenarios(folder, path, exported))
+    return Gathered(folder.resolve().name, exported, unreadable, file, points, played)
+
+
+def _scenarios(folder: Path, besides: Path, exported: Sequence[Exported]) -> Iterator[Played]:
+    """What was played with the variants of a folder, where `edgekit bench --scenario` leaves it."""
+    for scenario in get_args(record.Scenario):
+        path = folder / record.file_of(scenario)
+        if scenario != "rounds" and path.is_file() and path.resolve() != besides.resolve():
+            file = record.read(path)
+            yield from (Played(point, file) for point in _points(file, folder, exported))
 
 
 def _nothing(folder: Path, unreadable: Sequence[Unreadable]) -> InputUnusable:

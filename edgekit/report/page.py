@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 
 from edgekit import __version__
 from edgekit.bench.record import BenchFile, Contract, Telemetry
-from edgekit.report import digits, latency, proofs
+from edgekit.report import digits, latency, played, proofs
 from edgekit.report.charts import Chart
 from edgekit.report.gather import Gathered, word
 from edgekit.report.heat import Heat
@@ -17,6 +17,7 @@ from edgekit.report.proofs import Details, Facts
 from edgekit.report.tables import Row, Table, Value
 
 NEEDS_A_BENCH = "edgekit bench DIR measures it; nothing on this page is a latency"
+NEEDS_ROUNDS = "edgekit bench DIR measures it; what scenarios showed is another figure"
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Page:
     charts: tuple[Chart, ...]
     front: Table | None
     results: Table | None
+    played: Table | None
     not_measured: Table
     networks: Table
     details: tuple[Details, ...]
@@ -76,6 +78,7 @@ def page(gathered: Gathered) -> Page:
         charts=latency.charts(gathered),
         front=latency.front(gathered),
         results=latency.results(gathered) if gathered.points else None,
+        played=played.table(gathered),
         not_measured=not_measured(gathered),
         networks=proofs.networks(gathered),
         details=proofs.details(gathered),
@@ -165,7 +168,7 @@ def _without_figures(bench: BenchFile | None) -> Iterator[tuple[str, str, str, s
 def _always_missing(gathered: Gathered) -> Iterator[tuple[str, str, str, str]]:
     count = str(len(gathered.exported))
     if not gathered.points:
-        yield "latency", "every runtime", NEEDS_A_BENCH, count
+        yield "latency", "every runtime", NEEDS_ROUNDS if gathered.played else NEEDS_A_BENCH, count
     elif missing := {it.slug for it in gathered.exported} - {p.exported.slug for p in gathered.points if p.exported}:
         yield f"latency of {', '.join(sorted(missing))}", "every runtime", "edgekit bench DIR", str(len(missing))
     yield "accuracy", "every runtime", "labelled images; figures here are published ones, where there are any", count
@@ -188,9 +191,11 @@ def _contract(series: str, contract: Contract) -> tuple[Value, ...]:
 
 
 def _terms(contract: Contract) -> list[tuple[str, str]]:
-    names = [slot.name for slot in fields(Contract) if slot.name != "versions"]
-    versions = ", ".join(f"{name} {version}" for name, version in contract.versions.items())
-    return [*((name.replace("_", " "), word(getattr(contract, name))) for name in names), ("versions", versions)]
+    told = {slot.name: getattr(contract, slot.name) for slot in fields(Contract)}
+    told["scenario"] = " ".join(it for it in (contract.scenario, played.terms(contract)) if it)
+    words = {name: word(value) for name, value in told.items() if name not in ("versions", "terms")}
+    words["versions"] = ", ".join(f"{name} {version}" for name, version in contract.versions.items())
+    return [(name.replace("_", " "), text) for name, text in words.items()]
 
 
 def _references(bench: BenchFile) -> Table | None:

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgekit.bench import statistics
+from edgekit.bench import scenarios, statistics
 from edgekit.bench.record import BenchFile, Contract, Reference, Result
 from edgekit.bench.statistics import Interval, Replicates
 from edgekit.errors import UsageError
@@ -160,8 +160,11 @@ class _Side:
         return self.rounds.ratio(self.result, None, seed)
 
     def level(self, seed: int) -> Replicates:
-        """The logarithm of its seconds."""
-        return statistics.log_level(self.result.samples, self.rounds.launches, seed)
+        """The logarithm of its seconds. A scenario's are of one process, and may lie in one row."""
+        if self.result.contract.scenario == "rounds":
+            return statistics.log_level(self.result.samples, self.rounds.launches, seed)
+        blocks = scenarios.in_blocks([seconds for window in self.result.samples for seconds in window])
+        return statistics.log_level(blocks, (0,) * len(blocks), seed)
 
 
 def _compared(name: str, first: _Side, second: _Side) -> Compared:

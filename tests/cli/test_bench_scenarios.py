@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +17,7 @@ import pytest
 from bench_artifacts import export
 
 from edgekit.bench import loadgen, record
+from edgekit.bench.playing import path_beside
 from edgekit.cli import run
 
 ONE = ("--runtime", "onnxruntime-cpu", "--threads", "1", "--alpha", "1")
@@ -191,3 +197,45 @@ class TestMistakes:
         ran = edgekit("bench", grid, *ONE, "--scenario", "offline")
         assert ran.code == 3
         assert loadgen.INSTALL in ran.err
+
+
+class TestStopped:
+    """While the second of two is played; the first is finished."""
+
+    def arguments(self, grid: Path, out: Path) -> list[str]:
+        given = ("--runtime", "onnxruntime-cpu", "--threads", "1", "--scenario", "paced", "--duration", "2")
+        return ["bench", str(grid), *given, "--out", str(out)]
+
+    def stop(self, grid: Path, out: Path, how: signal.Signals) -> tuple[int, str]:
+        """The exit code, and what was on stderr."""
+        argv = [sys.executable, "-c", "from edgekit.cli import main; main()", *self.arguments(grid, out)]
+        with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
+            while self.kept(out) < 1:
+                assert running.poll() is None, running.communicate()
+                time.sleep(0.02)
+            os.kill(running.pid, how)
+            err = running.communicate(timeout=60)[1]
+        return running.returncode, err
+
+    def kept(self, out: Path) -> int:
+        beside = path_beside(out)
+        return max(0, beside.read_bytes().count(b"\n") - 1) if beside.exists() else 0
+
+    def test_after_kill_9_what_is_finished_is_not_played_again(self, edgekit, grid, tmp_path):
+        out = tmp_path / "b.json"
+        assert self.stop(grid, out, signal.SIGKILL)[0] == -signal.SIGKILL
+        kept = json.loads(path_beside(out).read_text().splitlines()[1])["result"]
+        ran = edgekit(*self.arguments(grid, out))
+        file = record.read(out)
+        assert len(file.results) == 2
+        assert [list(it.samples[0]) for it in file.results if it.subject.slug == kept["subject"]["slug"]] == [
+            kept["samples"][0]
+        ]
+        assert f"{kept['subject']['slug']}/onnx-fp32/onnxruntime-cpu: playing" not in ran.err
+        assert self.kept(out) == 0
+
+    def test_ctrl_c_is_exit_code_130_and_says_that_it_goes_on(self, grid, tmp_path):
+        code, err = self.stop(grid, tmp_path / "b.json", signal.SIGINT)
+        assert code == 130
+        assert "the same command goes on from there" in err
+        assert self.kept(tmp_path / "b.json") == 1

@@ -48,11 +48,11 @@ WIDE_SHIFT, WIDE_SCALE, WIDE_EVERY = 2.5, 2.0, 8
 SMOOTH = (nn.SiLU, nn.Hardswish, nn.GELU)
 Activations = tuple[type[nn.Module], ...]
 
-# What a norm at the end of a residual branch scales it by. At 1, every block of a random ResNet-50 adds as much as there
-# is; at 160 and 224 pixels its pooled features are then nearly the same for all images, and half precision cannot tell
-# them apart (outputs vary by 0.13 of their size, three tolerances are 0.17). At 0.25 they vary by 0.24 to 0.87 from 64
-# to 224 pixels, and three tolerances are 0.01 to 0.11. Goyal et al. 2017, "Accurate, Large Minibatch SGD", arXiv
-# 1706.02677, begin training with 0.
+# What a norm at the end of a residual branch scales it by. At 1, every block of a random ResNet-50 adds as much as is
+# there; at 160 and 224 pixels its pooled features are then nearly the same for all images, and half precision cannot
+# tell them apart (outputs vary by 0.13 of their size, three tolerances are 0.17). At 0.25 they vary by 0.23 to 0.87
+# (64 to 224 pixels, four seeds), and three tolerances are 0.01 to 0.11. Goyal et al. 2017, "Accurate, Large Minibatch
+# SGD", arXiv 1706.02677, begin training with 0.
 RESIDUAL_SCALE = 0.25
 
 Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.InstanceNorm2d

@@ -13,8 +13,8 @@ from edgekit.checkpoints import digest
 from edgekit.graph.from_torch import fold_batch_norms
 from edgekit.images import normalise
 from edgekit.models import _create, info
-from edgekit.models._blocks import chain
-from edgekit.models._calibrate import SHIFT, calibrate, calibration_images
+from edgekit.models._blocks import Residual, chain
+from edgekit.models._calibrate import RESIDUAL_SCALE, SHIFT, calibrate, calibration_images
 from edgekit.models._init import initialise
 from edgekit.models._options import Value
 from edgekit.preprocessing import CONTRACTS, IMAGENET, Preprocessing
@@ -236,3 +236,16 @@ def test_norms_before_an_activation_that_bends_around_zero_are_shifted(activatio
     calibrate(module, 0)
     assert module.get_submodule("body.norm").get_parameter("bias").tolist() == [SHIFT] * 8
     assert module.get_submodule("plain.norm").get_parameter("bias").tolist() == [0.0] * 8
+
+
+def test_residual_branches_that_end_in_a_norm_are_calm() -> None:
+    """A random ResNet is chaotic otherwise: what half precision rounds off is as large as what tells images apart."""
+    ending, beginning = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+    module = nn.Sequential(
+        Residual(nn.Sequential(nn.Conv2d(3, 3, 1), ending), act=nn.ReLU),
+        Residual(nn.Sequential(beginning, nn.Conv2d(3, 3, 1)), act=nn.ReLU),
+        nn.BatchNorm2d(3),
+    )
+    calibrate(module, 0)
+    assert ending.weight.tolist() == [RESIDUAL_SCALE] * 3
+    assert beginning.weight.tolist() == module[2].weight.tolist() == [1.0] * 3

@@ -35,10 +35,11 @@ def assemble(course: Course, found: Sequence[Found], settings: Settings, batch: 
         return Assembled((), None, machine)
     table = _Table(course, names)
     by_name = {f"{it.subject.slug}/{it.subject.kind}/{course.runtime.name}": it for it in found}
+    # In the order in which they were found: they were loaded in a random one.
     results = [
-        _result(table, name, by_name[name], _contract(course, name, by_name[name], settings, batch, images))
-        for name in names
-        if name in by_name
+        _result(table, name, it, _contract(course, name, it, settings, batch, images))
+        for name, it in by_name.items()
+        if name in names
     ]
     return Assembled(tuple(results), table.reference(), table.machine)
 

@@ -47,7 +47,7 @@ class Finished:
 
 
 def run(request: Request, listen: Listener) -> Finished:
-    """Measure everything, write the bench file, and forget the rounds it was made of.
+    """Measure everything, write the bench file where there is a result, and forget the rounds it was made of.
 
     Raises UsageError for an unknown runtime. What cannot run is among `not_measured`.
     """
@@ -62,7 +62,8 @@ def run(request: Request, listen: Listener) -> Finished:
             not_measured += [missing for missing, _ in failed]
             errors += [error for _, error in failed if request.named]
         file = _file(request, parts, not_measured, kept)
-        write(file, request.out)
+        if file.results:  # an earlier benchmark is worth more than a file without figures
+            write(file, request.out)
         journal.forget(request.out)
     return Finished(file, tuple(errors))
 

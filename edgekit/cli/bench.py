@@ -464,7 +464,8 @@ def _text(file: BenchFile, out: Path, comparison: Comparison | None) -> str:
         blocks.append(comparison_table(comparison))
     blocks += [f"advice: {sentence}" for sentence in file.advice]
     blocks += _absent_lines(file)
-    return "\n".join([*blocks, f"{out}: samples, contract, environment"])
+    blocks += [f"{out}: samples, contract, environment"] if file.results else []
+    return "\n".join(blocks)
 
 
 def _tables(file: BenchFile) -> list[str]:

@@ -169,6 +169,14 @@ class TestWhatGoesWrong:
         unnamed = run(replace(request(graphs, tmp_path / "bench.json"), named=()))
         assert unnamed.errors == ()
 
+    def test_where_nothing_could_be_measured_an_earlier_benchmark_stays(self, graphs, tmp_path, monkeypatch):
+        (tmp_path / "bench.json").write_text("an earlier one")
+        absent = SimpleNamespace(name="onnxruntime-cpu", kinds=("onnx-fp32",), missing=lambda: "a GPU")
+        monkeypatch.setattr(runtimes, "runtime", lambda _name: absent)
+        assert run(request(graphs, tmp_path / "bench.json")).file.results == ()
+        assert [path.name for path in tmp_path.glob("bench*")] == ["bench.json"]
+        assert (tmp_path / "bench.json").read_text() == "an earlier one"
+
     def test_a_runtime_asked_for_that_takes_none_of_it_is_an_error(self, graphs, tmp_path):
         done = run(replace(request(graphs, tmp_path / "bench.json"), named=("torch",)))
         assert done.file.results == ()

@@ -91,14 +91,14 @@ def _samples(signs: Signs) -> Iterator[str]:
 
 def _played(played: Played) -> Iterator[str]:
     if played.runs < LEAST_RUNS:
-        yield f"too few samples: {played.runs} runs; {LEAST_RUNS} are the least"
+        yield f"too few samples: {played.runs} runs, {LEAST_RUNS} are the least"
     if played.missed is not None and played.missed[0] > MOST_MISSED * played.missed[1]:
         missed, frames = played.missed
         yield f"missed deadlines: {missed} of {frames} frames came too late, at most {MOST_MISSED:.0%} may"
     if played.keeps_up is False:
         yield "it does not keep up with the pace: half of the inferences take longer than frames are apart"
     if played.tail_told is False:
-        yield "too few samples: no tail can be told from three windows or more; longer ones, or more, would tell it"
+        yield "too few samples: fewer than three windows, or too few runs in one, do not tell how the tail goes"
     if played.drift is not None and played.drift > MOST_TAIL_DRIFT:
         yield f"the tail drifts: {played.drift:+.0%} from the first third to the last, at most +{MOST_TAIL_DRIFT:.0%}"
     if played.loadgen is not None:

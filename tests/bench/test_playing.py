@@ -258,7 +258,7 @@ class TestVerdict:
             (Played(29), "too few samples"),
             (Played(1000, missed=(11, 1000), keeps_up=True), "missed deadlines: 11 of 1000"),
             (Played(1000, missed=(0, 1000), keeps_up=False), "does not keep up"),
-            (Played(1000, tail_told=False), "no tail can be told"),
+            (Played(1000, tail_told=False), "do not tell how the tail goes"),
             (Played(1000, tail_told=True, drift=0.2), "the tail drifts: +20%"),
             (Played(1000, loadgen=("Min duration satisfied: no", "Run longer.")), "Min duration satisfied: no, Run lo"),
             (Played(1000, loadgen=()), "gives no reason"),

@@ -65,7 +65,7 @@ class Cell:
 
 
 def run(request: Request, part: Part, listen: Listener) -> Finished:
-    """Play it with everything, write the bench file, and forget what it was made of.
+    """Play it with everything, write the bench file where there is a result, and forget what it was made of.
 
     A `LoadGenRun`'s folder is the one in which each gets a fresh one of its own. Raises MachineLacks without LoadGen
     where it is needed, UsageError for an unknown runtime, for one that cannot play, and for a folder that is none.
@@ -81,7 +81,8 @@ def run(request: Request, part: Part, listen: Listener) -> Finished:
             not_measured.append(_not_measured(turn, error))
             errors += [error] if request.named else []
         file = _file(request, turns, kept.cells, not_measured, before)
-        write(file, request.out)
+        if file.results:  # an earlier benchmark is worth more than a file without figures
+            write(file, request.out)
         forget(request.out)
     return Finished(file, tuple(errors))
 

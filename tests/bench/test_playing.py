@@ -181,6 +181,7 @@ class TestRefusals:
         done = play(request(graphs, tmp_path / "b.json"), PACED)
         assert [type(error) for error in done.errors] == [MachineLacks]
         assert {it.needs for it in done.file.not_measured} == {"a bigger machine"}
+        assert list(tmp_path.iterdir()) == []  # no file without figures in the place of an earlier one
 
 
 class TestStopped:

@@ -102,7 +102,7 @@ def _candidates(read: Manifest, folder: Path) -> Iterator[tuple[str, Candidate, 
             yield kind.removeprefix("onnx-"), candidate, artifact.bytes
     for engine in read.engines:
         if engine.path is not None and engine.sha256 is not None and engine.receipt is not None:
-            candidate = Candidate(folder, "engine", folder / engine.path, engine.sha256, engine.profile)
+            candidate = Candidate(folder, "engine", folder / engine.path, engine.sha256, engine.profile, engine.flavour)
             yield engine.receipt.requested, candidate, engine.bytes or 0
     if not read.source.lower().endswith(".onnx"):  # a graph from elsewhere has no module
         yield "fp32", Candidate(folder, "module", folder / NAME, read.weights.sha256), 4 * read.params

@@ -69,8 +69,9 @@ def run(request: Request, listen: Listener) -> Finished:
 
 
 def suited(runtime: Runtime, found: Sequence[Found]) -> list[Found]:
-    """What the runtime can take of it."""
-    return [it for it in found if it.candidate.kind in runtime.kinds]
+    """What the runtime can take of it: of engines, those of its own kind of TensorRT."""
+    fitting = [it for it in found if it.candidate.kind in runtime.kinds]
+    return [it for it in fitting if it.candidate.kind != "engine" or it.candidate.flavour == runtime.flavour]
 
 
 def _absent(chosen: Sequence[Runtime], request: Request) -> tuple[list[NotMeasured], list[EdgekitError]]:

@@ -42,7 +42,7 @@ class Candidate:
     """One thing to be measured: a file of an exported variant.
 
     `path` is the graph's or the engine's; `directory` is the variant's folder, from whose manifest a module is made
-    again. `profile` names the engine's export profile.
+    again. `profile` names the engine's export profile, `flavour` whose engine it is.
     """
 
     directory: Path
@@ -50,6 +50,7 @@ class Candidate:
     path: Path
     sha256: str
     profile: str | None = None
+    flavour: str | None = None
 
 
 class Runner(Protocol):
@@ -79,11 +80,12 @@ class Runner(Protocol):
 
 
 class Runtime(Protocol):
-    """A way to run an artifact. `clock` is what its samples are taken with."""
+    """A way to run an artifact. `clock` is what its samples are taken with, `flavour` whose engines it runs, if any."""
 
     name: str
     clock: Clock
     kinds: tuple[ArtifactKind, ...]
+    flavour: str | None
 
     def missing(self) -> str | None:
         """What this machine lacks to run it, and how to get it; None when it runs here. Imports nothing heavy."""

@@ -20,6 +20,7 @@ class OnnxRuntimeCpu:
     name = "onnxruntime-cpu"
     clock: Clock = "host"
     kinds: tuple[ArtifactKind, ...] = ("onnx-fp32", "onnx-fp16")
+    flavour: str | None = None
 
     def missing(self) -> str | None:
         """The package, where it is not installed."""

@@ -19,6 +19,7 @@ class OnnxRuntimeCuda:
     name = "onnxruntime-cuda"
     clock: Clock = "host"
     kinds: tuple[ArtifactKind, ...] = ("onnx-fp32", "onnx-fp16")
+    flavour: str | None = None
 
     def missing(self) -> str | None:
         """A GPU, or an ONNX Runtime that was built with CUDA."""

@@ -20,6 +20,7 @@ class OnnxRuntimeTensorRT:
     name = "onnxruntime-tensorrt"
     clock: Clock = "host"
     kinds: tuple[ArtifactKind, ...] = ("onnx-fp32", "onnx-fp16")
+    flavour: str | None = None
 
     def missing(self) -> str | None:
         """A GPU, an ONNX Runtime that was built with TensorRT, or TensorRT's own libraries."""

@@ -22,6 +22,7 @@ class OpenVino:
     name = "openvino"
     clock: Clock = "host"
     kinds: tuple[ArtifactKind, ...] = ("onnx-fp32", "onnx-fp16")
+    flavour: str | None = None
 
     def missing(self) -> str | None:
         """The package, where it is not installed."""

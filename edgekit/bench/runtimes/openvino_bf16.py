@@ -23,6 +23,7 @@ class OpenVinoBf16:
     name = "openvino-bf16"
     clock: Clock = "host"
     kinds: tuple[ArtifactKind, ...] = ("onnx-fp32",)
+    flavour: str | None = None
 
     def missing(self) -> str | None:
         """The package, or a CPU with bfloat16."""

@@ -20,6 +20,7 @@ class TensorRT:
     name = "tensorrt"
     clock: Clock = "device"
     kinds: tuple[ArtifactKind, ...] = ("engine",)
+    flavour: str | None = "tensorrt"
 
     def missing(self) -> str | None:
         """A GPU, TensorRT, or what it is spoken to through."""

@@ -20,6 +20,7 @@ class TensorRTRtx:
     name = "tensorrt-rtx"
     clock: Clock = "device"
     kinds: tuple[ArtifactKind, ...] = ("engine",)
+    flavour: str | None = "tensorrt-rtx"
 
     def missing(self) -> str | None:
         """A GPU, TensorRT-RTX, or what it is spoken to through."""

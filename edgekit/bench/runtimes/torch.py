@@ -20,6 +20,7 @@ class Torch:
     name = "torch"
     clock: Clock = "host"
     kinds: tuple[ArtifactKind, ...] = ("module",)
+    flavour: str | None = None
 
     def missing(self) -> str | None:
         """The package, where it is not installed."""

@@ -26,6 +26,7 @@ class Trtexec:
     name = "trtexec"
     clock: Clock = "device"
     kinds: tuple[ArtifactKind, ...] = ("engine",)
+    flavour: str | None = "tensorrt"
 
     def missing(self) -> str | None:
         """The program, or a GPU for it."""

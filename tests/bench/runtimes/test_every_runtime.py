@@ -8,14 +8,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
+from types import SimpleNamespace
+from typing import cast, get_args
 
 import pytest
 from test_imports import HEAVY, ROOT, top_level_imports
 
 import edgekit.bench.runtimes
+from edgekit.bench.finding import Found
 from edgekit.bench.record import Clock
-from edgekit.bench.runtimes import ArtifactKind, Runner, Runtime, names, runtime
+from edgekit.bench.running import suited
+from edgekit.bench.runtimes import ArtifactKind, Candidate, Runner, Runtime, names, runtime
 from edgekit.errors import UsageError
 
 FOLDER = Path(edgekit.bench.runtimes.__file__).parent
@@ -44,6 +47,7 @@ def test_it_is_what_its_file_is_called(name: str) -> None:
     assert found.clock in get_args(Clock)
     assert found.kinds
     assert set(found.kinds) <= set(get_args(ArtifactKind))
+    assert (found.flavour is not None) == ("engine" in found.kinds)
 
 
 @pytest.mark.parametrize("name", names())
@@ -112,3 +116,12 @@ def test_a_name_that_nobody_knows_is_told_with_the_nearest() -> None:
 def test_what_several_runtimes_share_is_no_runtime(name: str) -> None:
     with pytest.raises(UsageError):
         runtime(name)
+
+
+@pytest.mark.parametrize(
+    ("flavour", "wanted"), [("tensorrt", ["tensorrt", "trtexec"]), ("tensorrt-rtx", ["tensorrt-rtx"])]
+)
+def test_engines_go_to_their_own_kind_of_tensorrt(flavour: str, wanted: list[str]) -> None:
+    candidate = Candidate(Path(), "engine", Path("model.engine"), "", flavour=flavour)
+    engine = cast(Found, SimpleNamespace(candidate=candidate))
+    assert [name for name in names() if suited(runtime(name), [engine])] == wanted

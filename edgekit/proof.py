@@ -30,7 +30,7 @@ from edgekit.runtimes.onnxruntime_cpu import CpuSession
 from edgekit.runtimes.torch_eager import ClipCounter, TorchTracer, half_precision
 
 BATCH_ROWS = 2
-ROOM = 40 << 20  # bytes of one tracer's tensors in memory at a time, where one input does not take more
+ROOM = 32 << 20  # bytes of one tracer's tensors in memory at a time, where one input does not take more
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def assemble(course: Course, found: Sequence[Found], settings: Settings, batch: 
     by_name = {f"{it.subject.slug}/{it.subject.kind}/{course.runtime.name}": it for it in found}
     # In the order in which they were found: they were loaded in a random one.
     results = [
-        _result(table, name, it, _contract(course, name, it, settings, batch, images))
+        _result(table, name, it, contract_of(course, name, it, settings, batch, images))
         for name, it in by_name.items()
         if name in names
     ]
@@ -76,7 +76,7 @@ class _Table:
 def _result(table: _Table, name: str, found: Found, contract: Contract) -> Result:
     samples, course = table.columns[name], table.course
     level = statistics.log_level(samples, table.launches, table.seed)
-    latency, ratio = _latency(samples, level), table.ratio(name)
+    latency, ratio = latency_of(samples, level), table.ratio(name)
     assert course.reference is not None
     parity = tuple(course.parity.get(name, ()))
     loaded = course.loaded[name]
@@ -98,7 +98,8 @@ def _result(table: _Table, name: str, found: Found, contract: Contract) -> Resul
     )
 
 
-def _latency(samples: Samples, level: Replicates) -> Latency:
+def latency_of(samples: Samples, level: Replicates) -> Latency:
+    """Milliseconds of all runs; the interval is that of the level, as `statistics.log_level` gives it."""
     p50, p90, p95, p99 = (statistics.percentile(samples, share) * MS for share in (50, 90, 95, 99))
     edge = level.interval(0).exp()
     # The interval is that of the visits' median; the runs' own is another number where visits differ in size.
@@ -119,7 +120,10 @@ def _signs(table: _Table, name: str, shown: Interval) -> verdict.Signs:
     )
 
 
-def _contract(course: Course, name: str, found: Found, settings: Settings, batch: int | None, images: bool) -> Contract:
+def contract_of(
+    course: Course, name: str, found: Found, settings: Settings, batch: int | None, images: bool
+) -> Contract:
+    """What a latency of that name means: what was asked for, and what the runtime made of it."""
     loaded: Loaded = course.loaded[name]
     versions = dict(course.runtime.versions())
     return Contract(

@@ -24,7 +24,7 @@ from edgekit import __version__, environment, manifest, schema
 from edgekit.bench import assembling, loadgen, running, runtimes, scenarios, statistics, telemetry, verdict
 from edgekit.bench.finding import Found
 from edgekit.bench.playing_worker import LoadGenRun, Pace, Part, Play, Played
-from edgekit.bench.protocol import LOAD_LIMIT_S, Course, _ask
+from edgekit.bench.protocol import LOAD_LIMIT_S, Course, ask
 from edgekit.bench.record import BenchFile, Latency, NotMeasured, ParityCheck, Result, write
 from edgekit.bench.running import Finished, Request
 from edgekit.bench.runtimes import Runtime
@@ -71,7 +71,7 @@ def run(request: Request, part: Part, listen: Listener) -> Finished:
     where it is needed, UsageError for an unknown runtime, for one that cannot play, and for a folder that is none.
     """
     chosen = _chosen(request, part)
-    not_measured, errors = running._absent(chosen, request)
+    not_measured, errors = running.absent(chosen, request)
     ready = [it for it in chosen if it.missing() is None and running.suited(it, request.found)]
     not_measured += _cannot_play(request)
     turns = [_Turn(runtime, found) for runtime in ready for found in running.suited(runtime, request.found)]
@@ -118,7 +118,7 @@ def _cannot_play(request: Request) -> list[NotMeasured]:
     if request.named:
         return []
     starting = [runtimes.runtime(name) for name in runtimes.names() if name in STARTS_A_PROGRAM]
-    return [it for runtime in starting for it in running._not_measured(runtime, NEEDS_TO_STAY, request.found)]
+    return [it for runtime in starting for it in running.as_not_measured(runtime, NEEDS_TO_STAY, request.found)]
 
 
 def _not_measured(turn: _Turn, error: EdgekitError) -> NotMeasured:
@@ -178,13 +178,13 @@ def _play(turn: _Turn, request: Request, part: Part, clock: _Clock) -> Cell:
     mine = replace(part, folder=_fresh(part.folder, turn)) if isinstance(part, LoadGenRun) else part
     with Isolated(WORKER, what=f"the process that plays {turn.name}") as worker:
         clock.tell(turn, "loading")
-        loaded = _ask(worker, running._load(turn.runtime, turn.found, settings, request), Loaded, LOAD_LIMIT_S)
+        loaded = ask(worker, running.load_of(turn.runtime, turn.found, settings, request), Loaded, LOAD_LIMIT_S)
         assert worker.pid is not None
         with _watched(worker.pid, lambda: clock.tell(turn, "playing")) as readings:
             limit = LEAST_LIMIT_S + 10 * part.seconds
-            played = _ask(worker, Play(loaded.number, mine, rows), Played, limit)
+            played = ask(worker, Play(loaded.number, mine, rows), Played, limit)
         clock.tell(turn, "checking")
-        after = _ask(worker, Check(loaded.number), ParityCheck, LOAD_LIMIT_S)
+        after = ask(worker, Check(loaded.number), ParityCheck, LOAD_LIMIT_S)
     parity = tuple(check for check in (loaded.parity, after) if check is not None)
     return Cell(_result(turn, request, mine, loaded, played, parity, readings), tuple(readings))
 
@@ -237,7 +237,7 @@ def _result(
     readings: Sequence[Reading],
 ) -> Result:
     course = Course(turn.runtime, loaded={turn.name: loaded})
-    contract = assembling._contract(
+    contract = assembling.contract_of(
         course, turn.name, turn.found, request.settings, request.batch, bool(request.images)
     )
     clock = "host" if isinstance(part, Pace) else contract.clock
@@ -263,7 +263,7 @@ def _result(
 def _latency(played: Played) -> Latency:
     """The interval is that of the median of blocks of neighbours, in one process: another run may lie outside of it."""
     blocks = scenarios.in_blocks([seconds for window in played.samples for seconds in window])
-    return assembling._latency(played.samples, statistics.log_level(blocks, (0,) * len(blocks), 0))
+    return assembling.latency_of(played.samples, statistics.log_level(blocks, (0,) * len(blocks), 0))
 
 
 def _file(
@@ -367,4 +367,4 @@ def _key(request: Request, ready: Sequence[Runtime], part: Part) -> str:
     """One hash over what a result depends on; where logs go is none of it."""
     same = replace(part, folder=Path()) if isinstance(part, LoadGenRun) else part
     terms = {name: str(value) for name, value in vars(same).items()}
-    return manifest.cache_key({"rounds": running._key(request, ready), "terms": {**terms}})
+    return manifest.cache_key({"rounds": running.key_of(request, ready), "terms": {**terms}})

@@ -79,9 +79,9 @@ def serve(request: object) -> object:
     """Answer one request."""
     if not isinstance(request, Play):
         return worker.serve(request)
-    runner = worker._state.held[request.number].runner
+    runner = worker.state.held[request.number].runner
     start = time.perf_counter()
-    with worker._undisturbed():
+    with worker.undisturbed():
         return play(runner, request.part, request.rows, start)
 
 

@@ -170,7 +170,7 @@ class _Run:
         """Load everything in one new process and measure for its share of the time. Whether another may follow."""
         with Isolated(WORKER, what=f"the measuring process of {self.name}") as worker:
             if self.limits.priority:
-                _ask(worker, Hurry(), type(None), LOAD_LIMIT_S)
+                ask(worker, Hurry(), type(None), LOAD_LIMIT_S)
             there = self._load(worker, entries)
             if not any(entry.found for entry in there):
                 return False
@@ -192,7 +192,7 @@ class _Run:
         for entry in waiting:
             self._tell("loading", len(there) / len(waiting))
             try:
-                numbers.append(_ask(worker, entry.load, Loaded, LOAD_LIMIT_S))
+                numbers.append(ask(worker, entry.load, Loaded, LOAD_LIMIT_S))
                 there.append(entry)
             except IsolationFailed as error:  # the process is gone, and with it what it held
                 self.course.failures[entry.name] = error
@@ -254,7 +254,7 @@ class _Run:
         _shuffle(order, f"{self.seed}/{self.name}/{len(self.course.lines)}")
         loaded = [self.course.loaded[entry.name] for entry in order]
         request = Round(tuple(it.number for it in loaded), tuple(it.runs for it in loaded))
-        visits = _ask(worker, request, list, ROUND_LIMIT_S + 100 * self._round_s())
+        visits = ask(worker, request, list, ROUND_LIMIT_S + 100 * self._round_s())
         return {entry.name: tuple(visit) for entry, visit in zip(order, visits, strict=True)}
 
     def _round_s(self) -> float:
@@ -302,10 +302,10 @@ class _Run:
             self._tell("checking", count / len(there))
             if entry.found is not None:
                 number = self.course.loaded[entry.name].number
-                if (stages := _ask(worker, Split(number), object, LOAD_LIMIT_S)) is not None:
+                if (stages := ask(worker, Split(number), object, LOAD_LIMIT_S)) is not None:
                     assert isinstance(stages, Stages)
                     self.course.stages[entry.name] = stages
-                self._note_parity(entry.name, _ask(worker, Check(number), ParityCheck, LOAD_LIMIT_S))
+                self._note_parity(entry.name, ask(worker, Check(number), ParityCheck, LOAD_LIMIT_S))
 
     def weigh(self, entries: Sequence[Entry]) -> None:
         """The memory that each takes alone, each in a process of its own."""
@@ -319,14 +319,14 @@ class _Run:
                 contextlib.suppress(EdgekitError),
                 Isolated(WORKER, what=f"the process that weighs {entry.name}") as alone,
             ):
-                found = _ask(alone, Weigh(entry.load), Memory, LOAD_LIMIT_S)
+                found = ask(alone, Weigh(entry.load), Memory, LOAD_LIMIT_S)
                 self.course.memory[entry.name] = memory_of(found, size)
 
     def _tell(self, stage: Stage, done: float, left_s: float | None = None) -> None:
         self.listen(Progress(self.name, stage, done, left_s, len(self.course.lines), self.width))
 
 
-def _ask(worker: Isolated, request: object, kind: type[Reply], timeout: float) -> Reply:
+def ask(worker: Isolated, request: object, kind: type[Reply], timeout: float) -> Reply:
     """One request, answered. Raises what the worker raised."""
     worker.submit(request)
     answer = worker.result(timeout)

@@ -52,10 +52,10 @@ def run(request: Request, listen: Listener) -> Finished:
     Raises UsageError for an unknown runtime. What cannot run is among `not_measured`.
     """
     chosen = [runtimes.runtime(name) for name in request.named or runtimes.names()]
-    not_measured, errors = _absent(chosen, request)
+    not_measured, errors = absent(chosen, request)
     ready = [it for it in chosen if it.missing() is None and suited(it, request.found)]
     parts: list[Assembled] = []
-    with journal.opened(request.out, _key(request, ready)) as kept:
+    with journal.opened(request.out, key_of(request, ready)) as kept:
         for runtime in ready:
             part, failed = _measured(runtime, request, kept, listen)
             parts.append(part)
@@ -74,7 +74,7 @@ def suited(runtime: Runtime, found: Sequence[Found]) -> list[Found]:
     return [it for it in fitting if it.candidate.kind != "engine" or it.candidate.flavour == runtime.flavour]
 
 
-def _absent(chosen: Sequence[Runtime], request: Request) -> tuple[list[NotMeasured], list[EdgekitError]]:
+def absent(chosen: Sequence[Runtime], request: Request) -> tuple[list[NotMeasured], list[EdgekitError]]:
     """What cannot be measured here, and why: the runtime is not there, or takes none of what was found."""
     missing: list[NotMeasured] = []
     errors: list[EdgekitError] = []
@@ -82,13 +82,13 @@ def _absent(chosen: Sequence[Runtime], request: Request) -> tuple[list[NotMeasur
         lacks = runtime.missing()
         if lacks is None and suited(runtime, request.found):
             continue
-        missing += _not_measured(runtime, lacks or f"something to run: {' or '.join(runtime.kinds)}", request.found)
+        missing += as_not_measured(runtime, lacks or f"something to run: {' or '.join(runtime.kinds)}", request.found)
         if request.named:
             errors.append(_lacking(runtime, lacks) if lacks else _nothing_for(runtime))
     return missing, errors
 
 
-def _not_measured(runtime: Runtime, needs: str, found: Sequence[Found]) -> list[NotMeasured]:
+def as_not_measured(runtime: Runtime, needs: str, found: Sequence[Found]) -> list[NotMeasured]:
     """A line for each artifact that it could have taken; for each variant, where there is none."""
     fitting = [(it.subject.slug, it.subject.kind) for it in suited(runtime, found)]
     named = fitting or dict.fromkeys((it.subject.slug, runtime.kinds[0]) for it in found)
@@ -114,7 +114,7 @@ def _measured(
     """The results of one runtime, and what it could not be made to run."""
     found = suited(runtime, request.found)
     settings = replace(request.settings, strict=bool(request.named))
-    loads = [_load(runtime, it, settings, request) for it in found]
+    loads = [load_of(runtime, it, settings, request) for it in found]
     course = measure(runtime, found, loads, kept, request.limits, request.seed, listen)
     part = assemble(course, found, settings, request.batch, bool(request.images))
     there = {result.name for result in part.results}
@@ -124,7 +124,8 @@ def _measured(
     return part, failed
 
 
-def _load(runtime: Runtime, found: Found, settings: Settings, request: Request) -> Load:
+def load_of(runtime: Runtime, found: Found, settings: Settings, request: Request) -> Load:
+    """What the measuring process is to open."""
     precision = cast(Precision, found.precision)
     return Load(runtime.name, found.candidate, settings, precision, found.rows(request.batch), request.images)
 
@@ -136,7 +137,7 @@ def _failure(course: Course, found: Found) -> tuple[NotMeasured, EdgekitError]:
     return NotMeasured(found.subject.slug, found.subject.kind, course.runtime.name, f"{error.what}{got}"), error
 
 
-def _key(request: Request, ready: Sequence[Runtime]) -> str:
+def key_of(request: Request, ready: Sequence[Runtime]) -> str:
     """One hash over what a round depends on; how long to go on is none of it."""
     return manifest.cache_key(
         {

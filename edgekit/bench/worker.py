@@ -148,7 +148,7 @@ class _State:
     hurries: bool = False
 
 
-_state = _State()
+state = _State()
 
 
 def serve(request: object) -> object:
@@ -162,9 +162,9 @@ def serve(request: object) -> object:
         case Round(order, runs):
             return _round(order, runs)
         case Check(number):
-            return _state.held[number].check("after")
+            return state.held[number].check("after")
         case Split(number):
-            return _split(_state.held[number].runner)
+            return _split(state.held[number].runner)
         case Weigh(load):
             return _weigh(load)
     raise TypeError(f"unknown request: {request!r}")
@@ -172,14 +172,14 @@ def serve(request: object) -> object:
 
 def _hurry() -> None:
     """Whether it is allowed is found by trying."""
-    _state.hurries = True
-    with _undisturbed():
+    state.hurries = True
+    with undisturbed():
         allowed = os.sched_getscheduler(0) == os.SCHED_RR
-    _state.hurries = allowed
+    state.hurries = allowed
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """While something is timed: nothing is collected, and where that is allowed, no other process comes between.
 
     Every thread is raised, as a runtime's own have been made long ago, and put back at once: loading and building
@@ -195,7 +195,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _schedule(policy: int, level: os.sched_param) -> None:
-    if not _state.hurries:
+    if not state.hurries:
         return
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):  # not root; a thread that has ended
@@ -209,13 +209,13 @@ def _load(wanted: Load) -> Loaded:
     parity = held.check("before")
     checked = time.perf_counter()
     if (held.runner.threads or 0) > len(os.sched_getaffinity(0)):
-        _state.hurries = False  # threads of this class that share a core take turns of a tenth of a second
+        state.hurries = False  # threads of this class that share a core take turns of a tenth of a second
     pace = _warm_up(held.runner)
-    _state.held.append(held)
+    state.held.append(held)
     it = held.runner
     done = time.perf_counter()
     return Loaded(
-        number=len(_state.held) - 1,
+        number=len(state.held) - 1,
         placement=it.placement,
         transfers=it.transfers,
         cuda_graph=it.cuda_graph,
@@ -225,7 +225,7 @@ def _load(wanted: Load) -> Loaded:
         runs=pace.runs(),
         load_s=loaded - start,
         warmup_s=done - checked,
-        priority="realtime" if _state.hurries else "normal",
+        priority="realtime" if state.hurries else "normal",
     )
 
 
@@ -285,7 +285,7 @@ def _warm_up(runner: Runner) -> _Pace:
 
 
 def _pace(runner: Runner) -> _Pace:
-    with _undisturbed():
+    with undisturbed():
         start = time.perf_counter()
         samples = runner.sample(WARMUP)
         whole = time.perf_counter() - start
@@ -305,8 +305,8 @@ def _round(order: Sequence[int], runs: Sequence[int]) -> list[tuple[float, ...]]
     """One visit of each; nothing is collected meanwhile, and what there is by now is never looked at again."""
     gc.collect()
     gc.freeze()
-    with _undisturbed():
-        return [_state.held[number].visit(count) for number, count in zip(order, runs, strict=True)]
+    with undisturbed():
+        return [state.held[number].visit(count) for number, count in zip(order, runs, strict=True)]
 
 
 def _weigh(load: Load) -> Memory:

@@ -227,11 +227,11 @@ def _exported(
     """Export as `edgekit export` does; what is there already is kept."""
     from edgekit.cli import export
 
-    sources = export._sources(names)
-    grid = export._variants(sources, alpha, res, batch or 1, None, None)
+    sources = export.parse_sources(names)
+    grid = export.parse_grid(sources, alpha, res, batch or 1, None, None)
     given = ("none", 0, None, precision, None, None, "full", "auto", artifacts, False, False)
-    plan = export._plan(sources, grid, *given)
-    outcomes = export._run(grid, plan, parse.jobs(None), output)
+    plan = export.make_plan(sources, grid, *given)
+    outcomes = export.run_grid(grid, plan, parse.jobs(None), output)
     failed = [outcome.error for outcome in outcomes if outcome.error]
     if failed:
         raise failed[0]

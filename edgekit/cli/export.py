@@ -68,17 +68,17 @@ def export(
     """
     with reporting("export", as_json, quiet, verbose) as output:
         start = time.perf_counter()
-        named = _sources(sources)
-        grid = _variants(named, alpha, res, None if dynamic_batch else batch, num_classes, option)
-        plan = _plan(
+        named = parse_sources(sources)
+        grid = parse_grid(named, alpha, res, None if dynamic_batch else batch, num_classes, option)
+        plan = make_plan(
             named, grid, weights, seed, input_, precision, profile, images, parity, exporter, out, no_engine, force
         )
-        outcomes = _run(grid, plan, parse.jobs(jobs), output)
+        outcomes = run_grid(grid, plan, parse.jobs(jobs), output)
         output.code = max((o.error.exit_code for o in outcomes if o.error), default=0)
         _report(outcomes, time.perf_counter() - start, output)
 
 
-def _sources(texts: Sequence[str]) -> list[Source]:
+def parse_sources(texts: Sequence[str]) -> list[Source]:
     """What the words on the command line stand for. Two that would share a folder are refused."""
     from edgekit import sources
 
@@ -94,7 +94,7 @@ def _sources(texts: Sequence[str]) -> list[Source]:
     return named
 
 
-def _variants(
+def parse_grid(
     sources: Sequence[Source],
     alpha: list[str] | None,
     res: list[str] | None,
@@ -102,6 +102,7 @@ def _variants(
     num_classes: int | None,
     option: list[str] | None,
 ) -> list[Variant]:
+    """Every source at every width and resolution asked for, or at its own."""
     from edgekit import models
     from edgekit.variant import Grid
 
@@ -116,7 +117,7 @@ def _variants(
     return list(dict.fromkeys(variants))
 
 
-def _plan(
+def make_plan(
     named: Sequence[Source],
     variants: Sequence[Variant],
     weights: str,
@@ -131,6 +132,7 @@ def _plan(
     no_engine: bool,
     force: bool,
 ) -> Plan:
+    """What to do with them. Raises UsageError for what can be seen to be wrong."""
     from edgekit import profile as profiles
     from edgekit import sources
     from edgekit.images import find_images
@@ -158,7 +160,8 @@ def _plan(
     return plan
 
 
-def _run(variants: Sequence[Variant], plan: Plan, jobs: int, output: Output) -> list[Outcome]:
+def run_grid(variants: Sequence[Variant], plan: Plan, jobs: int, output: Output) -> list[Outcome]:
+    """Export them, and show how far it is."""
     from edgekit.pipeline import export_grid
 
     if plan.weights.kind == "seed":

@@ -57,14 +57,14 @@ class Diary:
 
 @pytest.fixture(autouse=True)
 def afresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(worker, "_state", worker._State())
+    monkeypatch.setattr(worker, "state", worker._State())
     yield
     gc.unfreeze()
 
 
 def hold(runner: Diary, *values: float) -> Diary:
     feeds = [{"input": np.full((1, 1), value)} for value in values or (0.0,)]
-    worker._state.held.append(worker._Held(Load("made", CANDIDATE, Settings(), "fp32"), runner, feeds))
+    worker.state.held.append(worker._Held(Load("made", CANDIDATE, Settings(), "fp32"), runner, feeds))
     return runner
 
 
@@ -111,7 +111,7 @@ class TestPriority:
         worker.serve(worker.Hurry())
         runner = hold(Diary())
         worker.serve(Round((0,), (1,)))
-        wanted = os.SCHED_RR if worker._state.hurries else os.SCHED_OTHER
+        wanted = os.SCHED_RR if worker.state.hurries else os.SCHED_OTHER
         assert runner.policies == [wanted]
         assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
@@ -121,19 +121,19 @@ class TestPriority:
 
         monkeypatch.setattr(os, "sched_setscheduler", refused)
         worker.serve(worker.Hurry())
-        assert not worker._state.hurries
+        assert not worker.state.hurries
         runner = hold(Diary())
         worker.serve(Round((0,), (1,)))
         assert runner.policies == [os.SCHED_OTHER]
 
     def test_more_threads_than_processors_are_not_raised(self, tmp_path):
         """They would wait for each other in turns of a tenth of a second."""
-        worker._state.hurries = True
+        worker.state.hurries = True
         folder = export(tmp_path, "net")
         candidate = Candidate(folder, "onnx-fp32", folder / "model.onnx", "")
         many = Settings(threads=len(os.sched_getaffinity(0)) + 1, spin=False)
         assert worker.serve(Load("onnxruntime-cpu", candidate, many, "fp32")).priority == "normal"
-        assert not worker._state.hurries
+        assert not worker.state.hurries
 
     def test_without_being_asked_nothing_is_raised(self):
         runner = hold(Diary())
@@ -191,7 +191,7 @@ class TestLoading:
     def test_what_is_measured_after_a_check_is_what_was_before(self, tmp_path):
         """The check feeds other inputs; they are put back."""
         worker.serve(self.load(export(tmp_path, "net")))
-        held = worker._state.held[0]
+        held = worker.state.held[0]
         before = held.runner.outputs()["map"]
         worker.serve(Check(0))
         assert np.array_equal(held.runner.outputs()["map"], before)

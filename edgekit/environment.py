@@ -96,6 +96,7 @@ PACKAGES = (
     Package(("pillow",), "10", "images as inputs", required=False),
     Package(("typer",), "0.15", "this command line"),
     Package(("rich",), "13", "progress displays", required=False),
+    Package(("jinja2",), "3.1", "reports", required=False),
     Package(("numpy",), "1.26", "everything"),
 )
 

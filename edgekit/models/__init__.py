@@ -18,12 +18,12 @@ from edgekit.models._info import ModelInfo
 
 def names() -> list[str]:
     """The reference networks: every module of this folder whose name does not begin with an underscore."""
-    return list(_files())
+    return list(_files(tuple(__path__)))
 
 
 @cache
-def _files() -> tuple[str, ...]:
-    return tuple(sorted(found.name for found in pkgutil.iter_modules(__path__) if not found.name.startswith("_")))
+def _files(path: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(found.name for found in pkgutil.iter_modules(path) if not found.name.startswith("_")))
 
 
 def load(name: str) -> ModuleType:

@@ -105,7 +105,8 @@ def _calm(layers: list[nn.Module]) -> None:
     for layer in layers:
         if isinstance(layer, Residual):
             *_, last = layer.body.modules()
-            if isinstance(last, Norm) and last.affine:
+            # Instance norms do no such harm: what they give depends on the image alone.
+            if isinstance(last, nn.BatchNorm2d) and last.affine:
                 last.weight.fill_(RESIDUAL_SCALE)
 
 

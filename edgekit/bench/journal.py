@@ -1,8 +1,8 @@
-"""Every finished round on the disk at once, so that a killed run loses the round in flight and nothing else.
+"""Whatever is finished on the disk at once, so that a killed run loses what is in flight and nothing else.
 
 The file lies beside the bench file and is only ever added to: a first line that says what is measured, then a line for
-each round. The same command finds it and goes on; another artifact, setting or machine makes another first line, and
-everything starts afresh.
+each round, or for each artifact that a scenario was played with. The same command finds it and goes on; another
+artifact, setting or machine makes another first line, and everything starts afresh.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from edgekit import schema
 from edgekit.bench.telemetry import Reading
 from edgekit.errors import UsageError
 from edgekit.manifest import disk_errors
+
+Line = TypeVar("Line")
 
 
 @dataclass(frozen=True)
@@ -33,33 +36,29 @@ class RoundLine:
     reading: Reading
 
 
-class Journal:
-    """The rounds so far, oldest first; `add` puts one more on the disk."""
+class Journal(Generic[Line]):
+    """What is finished so far, oldest first; `add` puts one more on the disk."""
 
-    def __init__(self, file: io.BufferedRandom, lines: list[RoundLine]) -> None:
+    def __init__(self, file: io.BufferedRandom, lines: list[Line]) -> None:
         self._file = file
         self.lines = lines
 
-    def add(self, line: RoundLine) -> None:
+    def add(self, line: Line) -> None:
         """Write it and hand it to the system: what was handed over survives this process."""
         with disk_errors(Path(self._file.name)):
             self._file.write(_encoded(schema.to_json(line)))
             self._file.flush()
         self.lines.append(line)
 
-    def of(self, runtime: str) -> list[RoundLine]:
-        """The rounds of one runtime."""
-        return [line for line in self.lines if line.runtime == runtime]
-
 
 def path_beside(out: Path) -> Path:
-    """Where the rounds of a bench file are while it is being made."""
-    return out.with_name(f".{out.name}.rounds.jsonl")
+    """Where the lines of a bench file are while it is being made."""
+    return out.with_name(f".{out.name}.journal.jsonl")
 
 
 @contextlib.contextmanager
-def opened(out: Path, key: str) -> Iterator[Journal]:
-    """The journal of a bench file, with the rounds that an earlier run with the same key left.
+def opened(out: Path, key: str, kind: type[Line]) -> Iterator[Journal[Line]]:
+    """The journal of a bench file, with the lines, dataclasses of that kind, that an earlier run with this key left.
 
     Raises UsageError where another process is writing it. It stays on the disk; `forget` removes it.
     """
@@ -76,7 +75,7 @@ def opened(out: Path, key: str) -> Iterator[Journal]:
                 where=str(out),
                 hint="wait for it, or give this one another --out",
             ) from error
-        yield Journal(file, _resumed(file, key))
+        yield Journal(file, _resumed(file, key, kind))
 
 
 def forget(out: Path) -> None:
@@ -85,11 +84,11 @@ def forget(out: Path) -> None:
         path_beside(out).unlink(missing_ok=True)
 
 
-def _resumed(file: io.BufferedRandom, key: str) -> list[RoundLine]:
-    """The rounds that are there; the file ends behind the last whole one, or is begun again with this key."""
+def _resumed(file: io.BufferedRandom, key: str, kind: type[Line]) -> list[Line]:
+    """The lines that are there; the file ends behind the last whole one, or is begun again with this key."""
     file.seek(0)
     first, *rest = file.read().split(b"\n")
-    lines: list[RoundLine] = []
+    lines: list[Line] = []
     with disk_errors(Path(file.name)):
         if first + b"\n" != _head(key):
             file.truncate(0)
@@ -97,8 +96,8 @@ def _resumed(file: io.BufferedRandom, key: str) -> list[RoundLine]:
             file.flush()
             return lines
         end = len(_head(key))
-        for text in rest[:-1]:  # behind the last end of a line is nothing, or a round that was cut off
-            if (line := _decoded(text)) is None:
+        for text in rest[:-1]:  # behind the last end of a line is nothing, or one that was cut off
+            if (line := _decoded(text, kind)) is None:
                 break
             lines.append(line)
             end += len(text) + 1
@@ -114,8 +113,8 @@ def _encoded(data: schema.JSON) -> bytes:
     return (json.dumps(data, separators=(",", ":"), allow_nan=False) + "\n").encode()
 
 
-def _decoded(text: bytes) -> RoundLine | None:
+def _decoded(text: bytes, kind: type[Line]) -> Line | None:
     try:
-        return schema.read(RoundLine, json.loads(text))
+        return schema.read(kind, json.loads(text))
     except (ValueError, RecursionError):  # SchemaError is a ValueError
         return None

@@ -7,9 +7,6 @@ killed run loses the one in flight, and the same command goes on from there.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import io
-import json
 import os
 import threading
 import time
@@ -20,9 +17,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
-from edgekit import __version__, environment, manifest, schema
-from edgekit.bench import assembling, loadgen, running, runtimes, scenarios, statistics, telemetry, verdict
+from edgekit import __version__, environment, manifest
+from edgekit.bench import assembling, journal, loadgen, running, runtimes, scenarios, statistics, telemetry, verdict
 from edgekit.bench.finding import Found
+from edgekit.bench.journal import Journal
 from edgekit.bench.playing_worker import LoadGenRun, Pace, Part, Play, Played
 from edgekit.bench.protocol import LOAD_LIMIT_S, Course, ask
 from edgekit.bench.record import BenchFile, Latency, NotMeasured, ParityCheck, Result, write
@@ -76,14 +74,14 @@ def run(request: Request, part: Part, listen: Listener) -> Finished:
     not_measured += _cannot_play(request)
     turns = [_Turn(runtime, found) for runtime in ready for found in running.suited(runtime, request.found)]
     before = telemetry.load()
-    with _opened(request.out, _key(request, ready, part)) as kept:
+    with journal.opened(request.out, _key(request, ready, part), Cell) as kept:
         for turn, error in _play_all(turns, request, part, kept, listen):
             not_measured.append(_not_measured(turn, error))
             errors += [error] if request.named else []
-        file = _file(request, turns, kept.cells, not_measured, before)
+        file = _file(request, turns, kept.lines, not_measured, before)
         if file.results:  # an earlier benchmark is worth more than a file without figures
             write(file, request.out)
-        forget(request.out)
+        journal.forget(request.out)
     return Finished(file, tuple(errors))
 
 
@@ -130,10 +128,10 @@ def _not_measured(turn: _Turn, error: EdgekitError) -> NotMeasured:
 
 
 def _play_all(
-    turns: Sequence[_Turn], request: Request, part: Part, kept: Kept, listen: Listener
+    turns: Sequence[_Turn], request: Request, part: Part, kept: Journal[Cell], listen: Listener
 ) -> Iterator[tuple[_Turn, EdgekitError]]:
     """Those that could not be played."""
-    clock = _Clock(turns, part, listen, {cell.result.name for cell in kept.cells})
+    clock = _Clock(turns, part, listen, {cell.result.name for cell in kept.lines})
     for turn in turns:
         if turn.name in clock.finished:
             continue
@@ -286,81 +284,6 @@ def _file(
         not_measured=tuple(not_measured),
         seed=request.seed,
     )
-
-
-# --- what is finished, on the disk
-
-
-class Kept:
-    """What is finished, oldest first; `add` puts one more on the disk."""
-
-    def __init__(self, file: io.BufferedRandom, cells: list[Cell]) -> None:
-        self._file = file
-        self.cells = cells
-
-    def add(self, cell: Cell) -> None:
-        """Write it and hand it to the system: what was handed over survives this process."""
-        with disk_errors(Path(self._file.name)):
-            self._file.write(_line(schema.to_json(cell)))
-            self._file.flush()
-        self.cells.append(cell)
-
-
-def path_beside(out: Path) -> Path:
-    """Where the finished ones are while a bench file is being made."""
-    return out.with_name(f".{out.name}.played.jsonl")
-
-
-@contextlib.contextmanager
-def _opened(out: Path, key: str) -> Iterator[Kept]:
-    """What an earlier run with the same key finished. Raises UsageError where another process is playing into it."""
-    path = path_beside(out)
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+b")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(
-                "another edgekit is measuring into this file",
-                where=str(out),
-                hint="wait for it, or give this one another --out",
-            ) from error
-        yield Kept(file, _resumed(file, key))
-
-
-def forget(out: Path) -> None:
-    """Remove them: the bench file holds it all."""
-    with disk_errors(path_beside(out)):
-        path_beside(out).unlink(missing_ok=True)
-
-
-def _resumed(file: io.BufferedRandom, key: str) -> list[Cell]:
-    """Those that are whole; the file is begun again with them alone, or with this key."""
-    file.seek(0)
-    first, *rest = file.read().split(b"\n")
-    head = _line({"schema": 1, "key": key})
-    cells = list(_whole(rest[:-1])) if first + b"\n" == head else []
-    with disk_errors(Path(file.name)):
-        file.truncate(len(head) + sum(len(line) + 1 for line in rest[: len(cells)]) if cells else 0)
-        if not cells:
-            file.write(head)
-            file.flush()
-    return cells
-
-
-def _whole(lines: Sequence[bytes]) -> Iterator[Cell]:
-    """Up to the first that was cut off."""
-    for line in lines:
-        try:
-            yield schema.read(Cell, json.loads(line))
-        except (ValueError, RecursionError):  # SchemaError is a ValueError
-            return
-
-
-def _line(data: schema.JSON) -> bytes:
-    return (json.dumps(data, separators=(",", ":"), allow_nan=False) + "\n").encode()
 
 
 def _key(request: Request, ready: Sequence[Runtime], part: Part) -> str:

@@ -110,7 +110,7 @@ def measure(
     runtime: Runtime,
     found: Sequence[Found],
     loads: Sequence[Load],
-    kept: Journal,
+    kept: Journal[RoundLine],
     limits: Limits,
     seed: int,
     listen: Listener,
@@ -123,7 +123,9 @@ def measure(
         entries = [_entry(it, load, runtime.name) for it, load in zip(found, loads, strict=True)]
         if (own := _own_reference(runtime, entries, Path(folder))) is not None:
             entries.append(own)
-        course = Course(runtime, lines=kept.of(runtime.name), load_before=telemetry.load())
+        course = Course(
+            runtime, lines=[line for line in kept.lines if line.runtime == runtime.name], load_before=telemetry.load()
+        )
         run = _Run(course, kept, limits, seed, listen)
         for number in range(limits.launches):
             # However narrow the intervals are: without a second launch, nobody knows what a launch is worth.
@@ -157,7 +159,7 @@ def _smallest(entries: Sequence[Entry]) -> Entry | None:
 class _Run:
     """The measuring of one runtime while it goes on."""
 
-    def __init__(self, course: Course, kept: Journal, limits: Limits, seed: int, listen: Listener) -> None:
+    def __init__(self, course: Course, kept: Journal[RoundLine], limits: Limits, seed: int, listen: Listener) -> None:
         self.course, self.kept, self.limits, self.seed, self.listen = course, kept, limits, seed, listen
         self.name = course.runtime.name
         self.device = telemetry.device()

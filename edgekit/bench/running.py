@@ -12,7 +12,7 @@ from edgekit import __version__, environment, manifest, schema
 from edgekit.bench import advice, journal, runtimes, telemetry
 from edgekit.bench.assembling import Assembled, assemble
 from edgekit.bench.finding import Found
-from edgekit.bench.journal import Journal
+from edgekit.bench.journal import Journal, RoundLine
 from edgekit.bench.protocol import Course, Limits, Listener, measure
 from edgekit.bench.record import BenchFile, NotMeasured, write
 from edgekit.bench.runtimes import Runtime, Settings
@@ -55,7 +55,7 @@ def run(request: Request, listen: Listener) -> Finished:
     not_measured, errors = absent(chosen, request)
     ready = [it for it in chosen if it.missing() is None and suited(it, request.found)]
     parts: list[Assembled] = []
-    with journal.opened(request.out, key_of(request, ready)) as kept:
+    with journal.opened(request.out, key_of(request, ready), RoundLine) as kept:
         for runtime in ready:
             part, failed = _measured(runtime, request, kept, listen)
             parts.append(part)
@@ -109,7 +109,7 @@ def _nothing_for(runtime: Runtime) -> EdgekitError:
 
 
 def _measured(
-    runtime: Runtime, request: Request, kept: Journal, listen: Listener
+    runtime: Runtime, request: Request, kept: Journal[RoundLine], listen: Listener
 ) -> tuple[Assembled, list[tuple[NotMeasured, EdgekitError]]]:
     """The results of one runtime, and what it could not be made to run."""
     found = suited(runtime, request.found)
@@ -154,7 +154,7 @@ def key_of(request: Request, ready: Sequence[Runtime]) -> str:
 
 
 def _file(
-    request: Request, parts: Sequence[Assembled], not_measured: Sequence[NotMeasured], kept: Journal
+    request: Request, parts: Sequence[Assembled], not_measured: Sequence[NotMeasured], kept: Journal[RoundLine]
 ) -> BenchFile:
     spreads = [part.machine.round_spread for part in parts if part.machine.round_spread is not None]
     loads = [part.machine.load_before for part in parts if part.machine.load_before is not None]

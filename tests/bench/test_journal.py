@@ -18,13 +18,13 @@ def line(number: int) -> RoundLine:
 
 
 def fill(out: Path, count: int, key: str = "k") -> None:
-    with opened(out, key) as kept:
+    with opened(out, key, RoundLine) as kept:
         for number in range(count):
             kept.add(line(number))
 
 
 def lines(out: Path, key: str = "k") -> list[RoundLine]:
-    with opened(out, key) as kept:
+    with opened(out, key, RoundLine) as kept:
         return list(kept.lines)
 
 
@@ -35,7 +35,7 @@ def test_the_same_key_finds_every_round(tmp_path):
 
 def test_it_goes_on_behind_them(tmp_path):
     fill(tmp_path / "b.json", 2)
-    with opened(tmp_path / "b.json", "k") as kept:
+    with opened(tmp_path / "b.json", "k", RoundLine) as kept:
         kept.add(line(2))
     assert len(lines(tmp_path / "b.json")) == 3
 
@@ -57,7 +57,7 @@ def test_a_file_that_was_cut_off_anywhere_keeps_its_whole_rounds(tmp_path, cut):
     file.write_bytes(data[: min(cut, len(data))])
     whole = max(0, data[: min(cut, len(data))].count(b"\n") - 1)
     assert lines(out) == [line(number) for number in range(whole)]
-    with opened(out, "k") as kept:
+    with opened(out, "k", RoundLine) as kept:
         kept.add(line(9))
     assert lines(out) == [*(line(number) for number in range(whole)), line(9)]
 
@@ -72,7 +72,7 @@ def test_garbage_ends_what_is_trusted(tmp_path, garbage):
 
 
 def test_two_at_once_are_refused(tmp_path):
-    with opened(tmp_path / "b.json", "k"), pytest.raises(UsageError, match="measuring into this file"):
+    with opened(tmp_path / "b.json", "k", RoundLine), pytest.raises(UsageError, match="measuring into this file"):
         fill(tmp_path / "b.json", 1)
 
 
@@ -84,6 +84,6 @@ def test_forgotten_is_gone(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError) as caught, opened(tmp_path / "file" / "b.json", "k"):
+    with pytest.raises(UsageError) as caught, opened(tmp_path / "file" / "b.json", "k", RoundLine):
         pass
     assert "file" in str(caught.value.where)

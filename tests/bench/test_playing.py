@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from edgekit.bench import comparing, loadgen, playing, record, scenarios, verdict
 from edgekit.bench.finding import Found, Selection, find
-from edgekit.bench.playing import Step, path_beside
+from edgekit.bench.journal import path_beside
+from edgekit.bench.playing import Step
 from edgekit.bench.playing_worker import Endurance, LoadGenRun, Pace, Part, tail_share
 from edgekit.bench.record import ParityCheck, Result, Telemetry
 from edgekit.bench.running import Finished, Request

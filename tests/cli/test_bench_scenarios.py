@@ -17,7 +17,7 @@ import pytest
 from bench_artifacts import export
 
 from edgekit.bench import loadgen, record
-from edgekit.bench.playing import path_beside
+from edgekit.bench.journal import path_beside
 from edgekit.cli import run
 
 ONE = ("--runtime", "onnxruntime-cpu", "--threads", "1", "--alpha", "1")

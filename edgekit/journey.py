@@ -293,5 +293,11 @@ def _graph_artifact(kind: str, path: str, sha256: str, data: bytes, made_by: str
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     tensor = value.type.tensor_type
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
-    shape = tuple(dim.dim_param if dim.HasField("dim_param") else dim.dim_value for dim in tensor.shape.dim)
-    return TensorSpec(value.name, dtype, shape)
+    return TensorSpec(value.name, dtype, tuple(_dimension(dim) for dim in tensor.shape.dim))
+
+
+def _dimension(dim: onnx.TensorShapeProto.Dimension) -> int | str:
+    """A size, or a name; "?" where the file says nothing."""
+    if dim.HasField("dim_value"):
+        return dim.dim_value
+    return dim.dim_param or "?"

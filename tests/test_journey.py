@@ -9,19 +9,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import onnx
 import pytest
 from subjects import Subject
 
 from edgekit import pipeline, profile, sources
-from edgekit.errors import EdgekitError, InputUnusable
+from edgekit.errors import EdgekitError, GateFailed, InputUnusable
 from edgekit.graph.simplify import Simplified
 from edgekit.graph.specialise import Sizes
 from edgekit.headed import Head, Headed
 from edgekit.helpers import Helpers
 from edgekit.isolation import IsolationFailed
-from edgekit.journey import Journey, Proven
-from edgekit.manifest import Manifest
+from edgekit.journey import Journey, Proven, _check_declared, _spec
+from edgekit.manifest import Artifact, Manifest
 from edgekit.models._counting import Counts
 from edgekit.parity.report import Liveness, ParityReport, Rung
 from edgekit.plan import Plan
@@ -306,3 +307,12 @@ def test_a_worker_that_dies_when_everything_is_done_loses_nothing(
     variants = [Variant("mobilenet_v2", alpha, side) for alpha in (0.1, 0.2) for side in (32, 64)]
     outcomes = pipeline.export_grid(variants, plan)
     assert [outcome.error for outcome in outcomes] == [None] * 4
+
+
+def test_what_a_file_leaves_open_is_open() -> None:
+    shape: list[int | str | None] = [1, "batch", None]
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)
+    assert _spec(value).shape == (1, "batch", "?")
+    _check_declared(Artifact("onnx-fp32", "f", "", 0, "", 1, (_spec(value),)), {"x": np.zeros((1, 5, 7))})
+    with pytest.raises(GateFailed, match="another tensor"):
+        _check_declared(Artifact("onnx-fp32", "f", "", 0, "", 1, (_spec(value),)), {"x": np.zeros((2, 5, 7))})

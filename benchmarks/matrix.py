@@ -1,7 +1,7 @@
 """Every reference network in every form that it has, and torchvision's, up the whole ladder: what fails is a false
 alarm, or a network that is refused.
 
-    python benchmarks/matrix.py                    # half an hour on two busy cores
+    python benchmarks/matrix.py                    # 24 minutes of exports, added up
     python benchmarks/matrix.py --only style       # those with this in their name
     python benchmarks/matrix.py --list             # what there is to do, and nothing is done
 

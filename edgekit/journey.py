@@ -266,7 +266,11 @@ def _check_declared(graph: Artifact, seen: Feeds) -> None:
         if spec.name in seen and not _can_be(seen[spec.name].shape, spec.shape):
             what = "the graph declares another tensor than it was proven with"
             raise GateFailed(
-                what, where=f"{graph.path}, {spec.name}", got=str(spec.shape), wanted=str(seen[spec.name].shape)
+                what,
+                where=f"{graph.path}, {spec.name}",
+                got=str(spec.shape),
+                wanted=str(seen[spec.name].shape),
+                hint="please report it, with the command",
             )
 
 

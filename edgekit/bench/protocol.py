@@ -1,13 +1,14 @@
 """Rounds in random order until the intervals are narrow enough or the time is up: the measuring of one runtime.
 
-One process loads every candidate and the reference. A round visits each once, in fresh random order. Several such
-processes take turns, one after the other: each lays out its memory anew, which is worth a per cent or so, and only more
+One process loads every candidate and the reference. A round visits each candidate once and the reference as often as
+pays, in fresh random order. Several such processes take turns, one after the other: each lays out its memory anew, which is worth a per cent or so, and only more
 than one can tell. See docs/decisions/0006-measuring-latency.md.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import tempfile
 from collections.abc import Callable, Sequence
@@ -252,12 +253,25 @@ class _Run:
                 return
 
     def _round(self, worker: Isolated, there: Sequence[Entry]) -> dict[str, tuple[float, ...]]:
-        order = list(there)
+        order = [*there, *self._reference_again(there)]
         _shuffle(order, f"{self.seed}/{self.name}/{len(self.course.lines)}")
         loaded = [self.course.loaded[entry.name] for entry in order]
         request = Round(tuple(it.number for it in loaded), tuple(it.runs for it in loaded))
         visits = ask(worker, request, list, ROUND_LIMIT_S + 100 * self._round_s())
-        return {entry.name: tuple(visit) for entry, visit in zip(order, visits, strict=True)}
+        samples: dict[str, tuple[float, ...]] = {}
+        for entry, visit in zip(order, visits, strict=True):
+            samples[entry.name] = (*samples.get(entry.name, ()), *visit)
+        return samples
+
+    def _reference_again(self, there: Sequence[Entry]) -> list[Entry]:
+        """Further visits of the reference, whose error is in every ratio.
+
+        With v artifacts and r visits of the reference, a ratio's variance in a given time goes with
+        (1 + 1 / r) (v + r), which is least at the square root of v.
+        """
+        assert self.course.reference is not None
+        own = next(entry for entry in there if entry.name == self.course.reference[0])
+        return [own] * (round(math.sqrt(max(1, len(there) - 1))) - 1)
 
     def _round_s(self) -> float:
         return self.course.lines[-1].reading.seconds if self.course.lines else 0.0

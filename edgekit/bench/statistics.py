@@ -26,6 +26,10 @@ CERTAIN = 95.0  # per cent: what intervals cover unless another share is asked f
 # Standard deviation of a logarithm of a ratio from launch to launch, where nothing else is known, and its weight.
 USUAL_LAUNCH = 0.005
 USUAL_WEIGHT = 4
+# And from run to run, as a share of what visits scatter. A machine whose visits scatter by 4 % is one that others use,
+# and they favour now one artifact and now another for longer than a run takes, so that nothing in it shows it. Found by
+# repeated runs: without it, 84 of 100 intervals held the others' mean, with it 95 (benchmarks/bench_noise.py, grid).
+LASTING_SHARE = 0.125
 
 # Two humps: the best cut of the samples in two leaves next to no spread inside the halves, which are far apart, and
 # neither half is a handful of outliers. The best cut explains 64 % of a normal distribution's variance, 75 % of a
@@ -169,8 +173,8 @@ def interval(value: float, drawn: Array, certain: float = CERTAIN) -> Interval:
 
 
 def _between_launches(differences: Array, launches: Sequence[int]) -> tuple[float, int]:
-    """How far launches move the average over them: the standard error, shared by all variants (R, V), and its degrees
-    of freedom for Student's t.
+    """How far launches, and the hour, move the average over them: the standard error, shared by all variants (R, V),
+    and its degrees of freedom for Student's t.
 
     Every process lays out its memory in its own way, and that is worth something which no number of rounds in it takes
     away. What rounds alone scatter is taken off. Few launches of few variants tell little, and may show nothing by
@@ -186,14 +190,19 @@ def _between_launches(differences: Array, launches: Sequence[int]) -> tuple[floa
         own = np.mean([_variance_of_median(group) for group in groups], axis=0)
         extra = max(0.0, float((medians.var(axis=0, ddof=1) - own).mean()))
     variance = (USUAL_WEIGHT * USUAL_LAUNCH**2 + freedom * extra) / (USUAL_WEIGHT + freedom)
+    lasting = LASTING_SHARE * float(np.mean([np.median(_deviation(group)) for group in groups]))
     # What a launch does to the reference, it does to all ratios: for the tails, they are no independent observations.
-    return math.sqrt(variance * weights), USUAL_WEIGHT + len(groups) - 1
+    return math.hypot(math.sqrt(variance * weights), lasting), USUAL_WEIGHT + len(groups) - 1
+
+
+def _deviation(group: Array) -> Array:
+    """The standard deviation of each column, were it normal: 1.4826 MAD."""
+    return np.asarray(1.4826 * np.median(np.abs(group - np.median(group, axis=0)), axis=0))
 
 
 def _variance_of_median(group: Array) -> Array:
-    """Of each column: pi / 2 / n times that of n normal numbers, whose deviation 1.4826 MAD stands for."""
-    deviation = 1.4826 * np.median(np.abs(group - np.median(group, axis=0)), axis=0)
-    return np.asarray(math.pi / 2 / len(group) * deviation**2)
+    """Of each column: pi / 2 / n times that of n normal numbers."""
+    return np.asarray(math.pi / 2 / len(group) * _deviation(group) ** 2)
 
 
 def log_level(samples: Samples, launches: Sequence[int], seed: int, count: int = REPLICATES) -> Replicates:

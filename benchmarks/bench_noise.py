@@ -222,7 +222,7 @@ def _overhead(path: Path, seconds: float) -> Figures:
     feeds = golden.unpack(path / "golden.npz").inputs[0].feeds
     runner.feed(feeds)
     held = worker._Held(worker.Load("onnxruntime-cpu", candidate, Settings(threads=1), "fp32"), runner, [feeds])
-    worker._state.held[:] = [held]
+    worker.state.held[:] = [held]
     runs = worker._warm_up(runner).runs()
     session, binding = runner._session, runner._binding()
 

@@ -30,9 +30,23 @@ def make_of(module: nn.Module) -> Make:
 
 
 def _settings(layer: nn.Module) -> tuple[tuple[str, object], ...]:
-    """What is no plain value is like nothing but itself: who knows what the layer makes of it."""
     public = {name: value for name, value in vars(layer).items() if not name.startswith("_") and name not in WIDTHS}
-    return tuple((name, value if isinstance(value, SETTINGS) else id(value)) for name, value in sorted(public.items()))
+    return tuple(
+        (name, value if isinstance(value, SETTINGS) else Itself(value)) for name, value in sorted(public.items())
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Itself:
+    """What is no plain value is like nothing but itself: who knows what a layer makes of it."""
+
+    value: object
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Itself) and other.value is self.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Training: data, recipes, the loop, transfer, style, and the experiment."""

@@ -211,8 +211,10 @@ def _folders(
 
 def _is_folder(word: str) -> bool:
     from edgekit.manifest import NAME
+    from edgekit.training import run_folder
 
-    return Path(word).is_dir() or Path(word).name == NAME
+    path = Path(word)
+    return path.name == NAME or (path.is_dir() and not run_folder.is_run(path))
 
 
 def _exported(

@@ -32,7 +32,7 @@ def export(
         typer.Argument(
             metavar="SOURCE...",
             help="Reference networks (edgekit models), torchvision:NAME, timm:NAME, package.module:factory, "
-            "file.py:factory, FILE.onnx, or an archive of TorchScript or torch.export.",
+            "file.py:factory, FILE.onnx, an archive of TorchScript or torch.export, or the folder of a training run.",
         ),
     ],
     alpha: Annotated[list[str] | None, typer.Option(help="Width multipliers, for example 1,0.75,0.5.")] = None,
@@ -103,18 +103,31 @@ def parse_grid(
     option: list[str] | None,
 ) -> list[Variant]:
     """Every source at every width and resolution asked for, or at its own."""
-    from edgekit import models
     from edgekit.variant import Grid
 
     resolutions = parse.whole_numbers("--res", res)
     variants: list[Variant] = []
     for source in sources:
-        known = models.info(source.name) if source.kind == "reference" else None
-        width = (1.0,) if known and known.has_alpha else (None,)
-        alphas: tuple[float | None, ...] = parse.numbers("--alpha", alpha) or width
-        sizes = resolutions or (known.default_resolution if known else None,)
+        width, size = _own_size(source)
+        alphas: tuple[float | None, ...] = parse.numbers("--alpha", alpha) or (width,)
+        sizes = resolutions or (size,)
         variants += Grid((source.slug,), alphas, sizes, batch, num_classes, parse.pairs("--option", option))
     return list(dict.fromkeys(variants))
+
+
+def _own_size(source: Source) -> tuple[float | None, int | None]:
+    """The width and resolution of a source for which none are asked: None where it has none, or says so itself."""
+    from edgekit import models
+
+    if source.kind == "run":
+        from edgekit.sources import from_run
+
+        run = from_run.describe(source)
+        return run.alpha, run.resolution
+    if source.kind != "reference":
+        return None, None
+    about = models.info(source.name)
+    return 1.0 if about.has_alpha else None, about.default_resolution
 
 
 def make_plan(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from edgekit.errors import InputUnusable, MachineLacks, UsageError
 from edgekit.manifest import TensorSpec
-from edgekit.sources import imports, reference
+from edgekit.sources import from_run, imports, reference
 from edgekit.sources.inputs import BATCH, parse_input_spec, parse_input_specs
 from edgekit.sources.loaded import Loaded
 from edgekit.sources.naming import LIBRARIES, Source, parse_source
@@ -69,6 +69,8 @@ def check(variant: Variant, weights: Weights, source: Source | None = None) -> N
         _check_library(source, variant, weights)
     elif source.kind == "factory":
         _check_factory(source)
+    elif source.kind == "run":
+        from_run.check(source, variant, weights)
     else:
         _check_fixed(source, variant)
 
@@ -86,6 +88,8 @@ def load(source: Source, variant: Variant, weights: Weights, inputs: tuple[Tenso
         raise UsageError("the inputs of this network are known", where="--input", got=source.text)
     if source.kind == "reference":
         return reference.load(replace(variant, model=source.name), weights)
+    if source.kind == "run":
+        return from_run.load(source, variant, weights)
     if source.kind == "torchvision":
         from edgekit.sources import from_torchvision
 
@@ -129,6 +133,8 @@ def source_identity(source: Source) -> str:
         if file is None:
             raise UsageError(f"there is no module called {module!r}", where="SOURCE", got=source.text)
         return f"factory:{factory}:{imports.digest(file, None if source.path else module)}"
+    if source.kind == "run":
+        return from_run.source_identity(source)
     if source.path is not None:
         return f"{source.kind}:{file_digest(source.path, 'the network')}"
     return f"{source.kind}:{source.name}" + (f":{_timm_version()}" if source.kind == "timm" else "")

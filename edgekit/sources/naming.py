@@ -14,17 +14,19 @@ from edgekit import models
 from edgekit.errors import InputUnusable, UsageError, did_you_mean
 from edgekit.sources import archives, imports
 
-Kind = Literal["reference", "torchvision", "timm", "factory", "torchscript", "exported", "onnx"]
+Kind = Literal["reference", "torchvision", "timm", "factory", "torchscript", "exported", "onnx", "run"]
 Library = Literal["torchvision", "timm"]
+FILES: tuple[Kind, ...] = ("torchscript", "exported", "onnx", "run")
 LIBRARIES: tuple[Library, ...] = ("torchvision", "timm")
 WANTED = (
     "a reference network (edgekit models lists them), torchvision:NAME, timm:NAME, package.module:factory, "
-    "file.py:factory, or a file .onnx, .pt (TorchScript) or .pt2 (torch.export)"
+    "file.py:factory, a file .onnx, .pt (TorchScript) or .pt2 (torch.export), or the folder of a training run"
 )
 LONGEST_SLUG = 100  # a file name has 255 bytes, and the slug of a variant is longer than that of its source
 
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _LIBRARY_NAME = re.compile(r"\w[\w.\-]*")
+_IN_A_VARIANT = re.compile(r"-(a\d+\.\d+|r\d+)(?=-|$)")
 _REGISTERED = re.compile(r"^@register_model\(\)\n(?:@.*\n(?:[ )].*\n)*)*def (\w+)", re.MULTILINE)
 
 
@@ -32,7 +34,8 @@ _REGISTERED = re.compile(r"^@register_model\(\)\n(?:@.*\n(?:[ )].*\n)*)*def (\w+
 class Source:
     """Which network, by where it comes from.
 
-    `name` is the network's in its library, `MODULE:FACTORY` or `FILE.py:FACTORY` as typed, or the path of a file.
+    `name` is the network's in its library, `MODULE:FACTORY` or `FILE.py:FACTORY` as typed, or the path of a file or of
+    a run's folder.
     """
 
     kind: Kind
@@ -45,15 +48,15 @@ class Source:
 
     @property
     def path(self) -> Path | None:
-        """The file that it comes from: the archive's, the ONNX file's, or the factory's own when that was named."""
+        """What it comes from: an archive, an ONNX file, a run's folder, or the factory's file when that was named."""
         if self.kind == "factory":
             file = self.name.rpartition(":")[0]
             return archives.path_of(file) if file.endswith(".py") else None
-        return archives.path_of(self.name) if self.kind in ("torchscript", "exported", "onnx") else None
+        return archives.path_of(self.name) if self.kind in FILES else None
 
     @property
     def slug(self) -> str:
-        """A name for its folder: "mobilenet_v2", "torchvision-resnet18", "net-make", "net" (of net.onnx).
+        """A name for its folder: "mobilenet_v2", "torchvision-resnet18", "net-make", "net" (of net.onnx or runs/net).
 
         The folders of files that stand in are left out, so two files of one name have one slug.
         """
@@ -71,6 +74,8 @@ class Source:
             return f"{Path(module).stem if module.endswith('.py') else module}-{factory}"
         if self.kind in LIBRARIES:
             return f"{self.kind}-{self.name}"
+        if self.kind == "run":  # a variant's name says itself how wide and large it is
+            return _IN_A_VARIANT.sub("", archives.path_of(self.name).resolve().name)
         stem = Path(self.name).stem
         # An archive often stands beside its ONNX file, and either may be called as a reference network is.
         distinct = self.kind == "onnx" and stem not in models.names()
@@ -92,6 +97,8 @@ def parse_source(text: str) -> Source:
         return Source("onnx", text)
     if colon:
         return _factory(text)
+    if text not in models.names() and _is_run(text):
+        return Source("run", text)
     if text not in models.names() and _looks_like_a_file(text):
         return _file(text)
     return _reference(text)
@@ -142,6 +149,12 @@ def _no_such_module(text: str, module: str, factory: str) -> UsageError:
 def _looks_like_a_file(text: str) -> bool:
     path = archives.path_of(text)
     return "/" in text or path.suffix.lower() in (".py", *archives.SUFFIXES) or archives.is_file(path)
+
+
+def _is_run(text: str) -> bool:
+    from edgekit.training import run_folder
+
+    return archives.is_file(archives.path_of(text) / run_folder.NAME)
 
 
 def _file(text: str) -> Source:

@@ -67,18 +67,23 @@ Weights = SeedWeights | CheckpointWeights | TorchvisionWeights | LibraryWeights 
 def parse_weights(text: str, *, model: str | None = None, source: Source | None = None, seed: int = 0) -> Weights:
     """The weights that `--weights` names for `source`, or for the reference network `model`.
 
-    "none" is `SeedWeights`, or what the source itself brings; "default" the published ones; all else a file. Raises
+    "none" is `SeedWeights`, or what the source itself brings; "default" the published ones, or a run's best; all else a
+    file. Raises
     UsageError for a seed out of range, for "default" where there are no published weights and for a file where the
     source has its own, and InputUnusable for a file that is not there.
     """
     if source is None:
         source = Source("reference", model or "")
+    if source.kind == "run" and text in ("none", "default"):
+        from edgekit.sources import from_run
+
+        return from_run.best(source)
     if text == "none":
         check_whole("seed", seed, 0, LARGEST_SEED)
         return SeedWeights(seed) if source.kind in ("reference", *LIBRARIES) else OwnWeights(seed)
     if text == "default":
         return _published(source)
-    if source.kind not in ("reference", "factory", *LIBRARIES):
+    if source.kind not in ("reference", "factory", "run", *LIBRARIES):
         raise UsageError("this source has its weights in it", where="--weights", got=text, hint="leave --weights out")
     return _checkpoint(text)
 

@@ -162,7 +162,7 @@ class ModuleSubject:
     @property
     def _is_known(self) -> bool:
         """Whether all its weighted layers are modules that run once, so that each must be in the graph."""
-        return self.source.kind == "reference"
+        return self.source.kind in ("reference", "run")
 
     def _any_size(self, graph: onnx.ModelProto) -> bool:
         """Whether the same graph may be tried at other sizes: one image in, and no image out."""

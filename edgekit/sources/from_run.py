@@ -64,7 +64,6 @@ def source_identity(source: Source) -> str:
         "model": run.model,
         "alpha": run.alpha,
         "options": dict(run.options),
-        "head": run.head,
         "preprocessing": schema.to_json(run.preprocessing),
     }
     return f"run:{cache_key(parts)}"

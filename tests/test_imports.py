@@ -33,6 +33,7 @@ HEAVY = (
     "safetensors",
     "PIL",
     "google",
+    "ray",
 )
 
 # Whatever else becomes heavy, these may not: the command line, and what decides whether anything has to be done.

@@ -34,6 +34,11 @@ COLOURS = 8  # in the style sheet; no divisor of the number of shapes, so that 5
 
 def render(page: Page) -> str:
     """The whole file."""
+    return _environment().get_template("page.html").render(page=page, steps=STEPS, **shell())
+
+
+def shell() -> dict[str, object]:
+    """What every page of this look is made with: style, script, their hashes, the shapes, and the frame of a chart."""
     style, script = _own("style.css"), _own("script.js")
     frame = {
         "width": WIDTH,
@@ -43,21 +48,15 @@ def render(page: Page) -> str:
         "top": TOP,
         "bottom": HEIGHT - BOTTOM,
     }
-    return (
-        _environment()
-        .get_template("page.html")
-        .render(
-            page=page,
-            style=Markup(style),  # noqa: S704 (this package's own file, no data in it)
-            script=Markup(script),  # noqa: S704
-            script_hash=_hash(script),
-            style_hash=_hash(style),
-            shapes=SHAPES,
-            colours=COLOURS,
-            steps=STEPS,
-            frame=frame,
-        )
-    )
+    return {
+        "style": Markup(style),  # noqa: S704 (this package's own file, no data in it)
+        "script": Markup(script),  # noqa: S704
+        "script_hash": _hash(script),
+        "style_hash": _hash(style),
+        "shapes": SHAPES,
+        "colours": COLOURS,
+        "frame": frame,
+    }
 
 
 @cache

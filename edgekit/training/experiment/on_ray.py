@@ -1,0 +1,106 @@
+"""Cells as tasks of a Ray cluster. The data and the experiment's folder lie where every node sees them by one path.
+
+A task does what a process of this machine does, with the same number of threads, so the figures are the same. A worker
+or a node that dies is one cell's loss; the cell goes on from its last checkpoint wherever there is room.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import TracebackType
+from typing import Any, Self
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from edgekit.errors import EdgekitError, InputUnusable, MachineLacks
+from edgekit.training.experiment.processes import CELL
+from edgekit.training.experiment.scheduling import Ending, Job
+
+LOCAL = "local"
+
+
+class OnRay:
+    """A cluster at `address`, or one that is started on this machine for the occasion ("local").
+
+    A cluster that this process is connected to already is used as it is, and left running. `slots` cells at a time
+    are what a local one has room for; another decides by its own number of cores. `target` as in `LocalProcesses`.
+    """
+
+    def __init__(self, address: str, slots: int, threads: int, target: str = CELL) -> None:
+        self.address, self.slots, self.threads, self.target = address, slots, threads, target
+        self._running: dict[Any, Job] = {}
+        self._joined = False
+
+    def __enter__(self) -> Self:
+        if not ray.is_initialized():
+            self._join()
+            self._joined = True
+        cards = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
+        self._task = ray.remote(_train).options(
+            num_cpus=self.threads, num_gpus=cards, max_retries=0, runtime_env={"env_vars": self._environment()}
+        )
+        return self
+
+    def _join(self) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # what is trained here is nobody else's business
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default; else Ray warns of it
+        mine = {"num_cpus": self.slots * self.threads, "include_dashboard": False} if self.address == LOCAL else {}
+        try:
+            ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR, **mine)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise MachineLacks(
+                "there is no Ray cluster to join",
+                where=f"--ray {self.address}",
+                got=str(error).strip().splitlines()[0],
+                hint="ray start --head starts one; --ray local starts one on this machine for the occasion",
+            ) from error
+
+    def _environment(self) -> dict[str, str]:
+        """As in `processes.environment`. On this machine Python finds what this process finds, as in a checkout."""
+        shared = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        here = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)} if self.address == LOCAL else {}
+        return shared | here
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._running:
+            ray.cancel(task, force=True)
+        self._running.clear()
+        if self._joined:
+            ray.shutdown()
+
+    def submit(self, job: Job) -> None:
+        """Take a job; Ray chooses where."""
+        self._running[self._task.remote(self.target, job)] = job
+
+    def wait(self, seconds: float) -> Sequence[Ending]:
+        """What has ended, as soon as something has, or nothing after so many seconds."""
+        done, _ = ray.wait(list(self._running), num_returns=1, timeout=seconds)
+        return [_ending(self._running.pop(task), task) for task in done]
+
+
+def _ending(job: Job, task: object) -> Ending:
+    try:
+        return Ending(job, ray.get(task))
+    except RayTaskError as error:  # something unforeseen in the training itself: the same would come of it again
+        cause = error.cause
+        return Ending(job, InputUnusable("the training process failed", got=f"{type(cause).__name__}: {cause}"))
+    except RayError as error:
+        reason = " ".join(str(error).split())[:300]
+        return Ending(job, EdgekitError("a Ray worker died", got=f"{type(error).__name__}: {reason}"), died=True)
+
+
+def _train(target: str, job: Job) -> EdgekitError | None:
+    """What a Ray worker does: the error that ended it is a result, everything unforeseen is raised."""
+    module, _, function = target.partition(":")
+    try:
+        getattr(import_module(module), function)(job)
+    except EdgekitError as error:
+        return error
+    return None

@@ -22,6 +22,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 MOST_EPOCHS = 100_000
 LARGEST_BATCH = 65_536
+COLD, LEAST = 0.01, 1e-4  # shares of the learning rate: where warming up begins, and where a cosine ends
 
 
 def _counts(batch: int, epochs: int, patience: int | None) -> Iterator[Problem]:
@@ -169,3 +170,19 @@ def recipe(name: str, **changes: object) -> Recipe:
 def default_for(model: str) -> str:
     """The recipe of a network for which none is named."""
     return _DEFAULTS.get(model, "mobilenet")
+
+
+def factor(recipe: Recipe, done: float) -> float:
+    """What the learning rate is multiplied by after `done` epochs, 0 to the recipe's, of which a step is a part.
+
+    A linear rise while it warms up, from a hundredth; then as the schedule says, cosine down to a hundredth of a per
+    cent at the end.
+    """
+    if done < recipe.warmup_epochs:
+        return COLD + (1 - COLD) * done / recipe.warmup_epochs
+    if recipe.schedule == "cosine":
+        share = (done - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
+        return max(LEAST, (1 + math.cos(math.pi * min(1.0, share))) / 2)
+    if recipe.schedule == "step":
+        return recipe.gamma ** sum(done >= share * recipe.epochs for share in recipe.milestones)
+    return 1.0

@@ -14,8 +14,6 @@ from edgekit.variant import format_alpha
 if TYPE_CHECKING:
     from edgekit.training.sources import DataSource
 
-Head = Literal["linear", "mlp"]
-HEADS: tuple[Head, ...] = ("linear", "mlp")
 FROM_SCRATCH = SeedWeights(0)
 
 
@@ -26,9 +24,9 @@ class TrainRequest:
     `weights` are what training starts from; random ones depend on their seed, the network and its width alone, never on
     the resolution. `seed` decides the order of the images and all that is random in a step, `data_seed` the split of a
     folder without train / val. `distil_from` is the teacher, a run's folder: the loss is `distil_alpha` times the
-    distance from it, at `distil_temperature`, and the rest the labels'. `head` "mlp" is a hidden layer before the
-    classifier (resnet50_transfer has its own, and takes "linear" only). `workers` None decides by the data. A
-    checkpoint is written at the end of an epoch, and after so many steps or seconds.
+    distance from it, at `distil_temperature`, and the rest the labels'. `head` names the parts of the network that
+    learn while the features are frozen, () for its own head. `workers` None decides by the data, `threads`
+    None takes every core. A checkpoint is written at the end of an epoch, and after so many steps or seconds.
     """
 
     model: str
@@ -50,7 +48,8 @@ class TrainRequest:
     distil_temperature: float = 4.0
     devices: int | Literal["auto"] = "auto"
     nodes: int = 1
-    head: Head = "linear"
+    threads: int | None = None
+    head: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _within("--distil-alpha", self.distil_alpha, 0, 1)
@@ -80,7 +79,7 @@ def asked(request: TrainRequest) -> dict[str, str]:
         "seed": str(request.seed),
         "val-share": f"{request.val_share:g}",
         "data-seed": str(request.data_seed),
-        "head": request.head,
+        "head": ",".join(request.head),
     }
     for slot in fields(Recipe):
         said["recipe" if slot.name == "name" else slot.name.replace("_", "-")] = str(getattr(request.recipe, slot.name))

@@ -83,7 +83,7 @@ class Run:
     alpha: float | None
     resolution: int
     options: dict[str, str]
-    head: str
+    head: tuple[str, ...]
     num_classes: int
     classes: tuple[str, ...]
     preprocessing: Preprocessing

@@ -164,6 +164,8 @@ class _ArraysOnly(pickle.Unpickler):
             ("numpy", "ndarray"),
             ("numpy.core.multiarray", "_reconstruct"),
             ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy.core.numeric", "_frombuffer"),
+            ("numpy._core.numeric", "_frombuffer"),
             ("_codecs", "encode"),  # how Python 3 writes bytes for older readers
         }
     )

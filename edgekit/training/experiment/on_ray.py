@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack, redirect_stdout
 from importlib import import_module
 from types import TracebackType
 from typing import Any, Self
@@ -21,7 +23,8 @@ from edgekit.errors import EdgekitError, InputUnusable, MachineLacks
 from edgekit.training.experiment.processes import CELL
 from edgekit.training.experiment.scheduling import Ending, Job
 
-LOCAL = "local"
+LOCAL, AUTO = "local", "auto"
+KNOCK_S = 10.0
 
 
 class OnRay:
@@ -34,16 +37,19 @@ class OnRay:
     def __init__(self, address: str, slots: int, threads: int, target: str = CELL) -> None:
         self.address, self.slots, self.threads, self.target = address, slots, threads, target
         self._running: dict[Any, Job] = {}
-        self._joined = False
 
     def __enter__(self) -> Self:
-        if not ray.is_initialized():
-            self._join()
-            self._joined = True
-        cards = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
-        self._task = ray.remote(_train).options(
-            num_cpus=self.threads, num_gpus=cards, max_retries=0, runtime_env={"env_vars": self._environment()}
-        )
+        with ExitStack() as stack:
+            # Ray tells of deaths on stdout, where nothing but the result belongs.
+            stack.enter_context(redirect_stdout(sys.stderr))
+            if not ray.is_initialized():
+                self._join()
+                stack.callback(ray.shutdown)
+            cards = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
+            self._task = ray.remote(_train).options(
+                num_cpus=self.threads, num_gpus=cards, max_retries=0, runtime_env={"env_vars": self._environment()}
+            )
+            self._leave = stack.pop_all()
         return self
 
     def _join(self) -> None:
@@ -51,12 +57,14 @@ class OnRay:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default; else Ray warns of it
         mine = {"num_cpus": self.slots * self.threads, "include_dashboard": False} if self.address == LOCAL else {}
         try:
+            _knock(self.address)
             ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR, **mine)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise MachineLacks(
                 "there is no Ray cluster to join",
                 where=f"--ray {self.address}",
                 got=str(error).strip().splitlines()[0],
+                wanted="HOST:PORT of its head, auto on one of its machines, or local",
                 hint="ray start --head starts one; --ray local starts one on this machine for the occasion",
             ) from error
 
@@ -69,11 +77,10 @@ class OnRay:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for task in self._running:
-            ray.cancel(task, force=True)
-        self._running.clear()
-        if self._joined:
-            ray.shutdown()
+        with self._leave:
+            for task in self._running:
+                ray.cancel(task, force=True)
+            self._running.clear()
 
     def submit(self, job: Job) -> None:
         """Take a job; Ray chooses where."""
@@ -83,6 +90,16 @@ class OnRay:
         """What has ended, as soon as something has, or nothing after so many seconds."""
         done, _ = ray.wait(list(self._running), num_returns=1, timeout=seconds)
         return [_ending(self._running.pop(task), task) for task in done]
+
+
+def _knock(address: str) -> None:
+    """Raise OSError or ValueError unless somebody listens there: Ray itself would wait for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon:
+        with socket.create_connection((host, int(port)), KNOCK_S):
+            pass
+    elif address not in (LOCAL, AUTO):
+        raise ValueError("an address without a port")
 
 
 def _ending(job: Job, task: object) -> Ending:

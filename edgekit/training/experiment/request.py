@@ -110,10 +110,15 @@ class Experiment:
             seed=cell.seed,
             val_share=self.val_share,
             data_seed=self.data_seed,
-            workers=self.workers,
+            workers=self._workers(),
+            threads=self.threads,
             checkpoint_every_s=self.checkpoint_every_s,
             devices=1,
         )
+
+    def _workers(self) -> int | None:
+        """Decoding processes of a cell: its share of the machine, where it would otherwise take all of it."""
+        return self.threads if self.workers is None and self.data.kind == "folder" else self.workers
 
     def _data_from_anywhere(self) -> DataSource:
         """The data by a path that another process, in another folder, can follow."""

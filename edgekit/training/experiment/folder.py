@@ -62,9 +62,9 @@ def facts_of(out: Path, cell: Cell) -> Path:
     return out / "cells" / f"{cell.slug}.json"
 
 
-def export_of(out: Path, cell: Cell) -> Path:
-    """Where a cell's exported variant goes, in a folder of its own."""
-    return out / "exports" / cell.slug
+def exports_of(out: Path) -> Path:
+    """Where the exported cells go: a folder as `edgekit export` writes it, for bench, report and pick."""
+    return out / "exports"
 
 
 @contextmanager
@@ -81,10 +81,18 @@ def opened(out: Path, experiment: Experiment, *, force: bool) -> Iterator[None]:
             if not force:
                 raise _another(out, former.asked, asked)
             if _without_axes(former.asked) != _without_axes(asked):
-                shutil.rmtree(out / "cells", ignore_errors=True)
+                _clear(out)
         if former is None or former.asked != asked:
             _write(out, experiment, asked)
         yield
+
+
+def _clear(out: Path) -> None:
+    """Take away what another experiment made of other cells."""
+    for name in ("cells", "exports"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    for name in ("measured.json", "bench.json"):
+        (out / name).unlink(missing_ok=True)
 
 
 def threads_of(out: Path) -> int | None:

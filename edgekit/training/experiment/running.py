@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from edgekit import environment
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, UsageError
 from edgekit.training import run_folder
 from edgekit.training.experiment import folder, table
 from edgekit.training.experiment.processes import LocalProcesses, gpus
@@ -16,6 +17,11 @@ from edgekit.training.experiment.request import Cell, Experiment
 from edgekit.training.experiment.scheduling import Ended, Event, Job, Runner, longest_first
 from edgekit.training.experiment.scheduling import run as schedule
 from edgekit.training.experiment.table import Table, Timing
+
+if TYPE_CHECKING:
+    from edgekit.bench.protocol import Progress as BenchProgress
+    from edgekit.pipeline import Outcome
+    from edgekit.training.experiment.exporting import Measured, Wish
 
 LOOK_EVERY_S = 2.0  # at the folders of the cells that run
 
@@ -57,22 +63,30 @@ class Course:
     going: tuple[Going, ...]
 
 
-Heard = Ended | Course | Event
+@dataclass(frozen=True)
+class Export:
+    """A cell was exported, or found exported."""
+
+    cell: Cell
+    outcome: Outcome
+
+
+Heard: TypeAlias = "Course | Event | Export | BenchProgress"
 Listener = Callable[[Heard], None]
 
 
 @dataclass(frozen=True)
 class Finished:
-    """The table, what became of every cell, and how long each took."""
+    """The table, what became of every cell, how long each took, and what was measured of them.
+
+    `errors` are those of cells that failed, and of gates and measurements.
+    """
 
     table: Table
     ended: tuple[Ended, ...]
     timings: tuple[Timing, ...]
-
-    @property
-    def errors(self) -> tuple[EdgekitError, ...]:
-        """Those of the cells that failed."""
-        return tuple(it.error for it in self.ended if it.error is not None)
+    measured: Measured
+    errors: tuple[EdgekitError, ...]
 
 
 def fair_share(jobs: int | None, threads: int | None, cells: int) -> tuple[int, int]:
@@ -87,23 +101,47 @@ def fair_share(jobs: int | None, threads: int | None, cells: int) -> tuple[int, 
 
 
 def run(
-    experiment: Experiment, out: Path, place: Place, listen: Listener = lambda _: None, *, force: bool = False
+    experiment: Experiment,
+    out: Path,
+    place: Place,
+    listen: Listener = lambda _: None,
+    *,
+    wish: Wish | None = None,
+    force: bool = False,
 ) -> Finished:
-    """Train every cell that is not finished, and write the table; whatever an earlier run of it finished is kept.
+    """Train every cell that is not finished, write the table, do what is wished with the cells, and draw the page.
 
-    A cell that fails does not stop the others: it is in the table, with its reason. Raises UsageError where another
-    experiment lies in the folder or another process works in it, MachineLacks where the cluster cannot be reached.
+    Whatever an earlier run of it finished is kept. A cell that fails does not stop the others: it is in the table, with
+    its reason. Raises UsageError where another experiment lies in the folder, another process works in it, or the data
+    have changed since it began; MachineLacks where the cluster cannot be reached.
     """
     with folder.opened(out, experiment, force=force):
-        kept = [Ended(cell, 0) for cell in experiment.cells if table.is_finished(out, cell)]
-        for it in kept:
-            listen(it)
-        missing = [cell for cell in experiment.cells if cell not in {it.cell for it in kept}]
-        jobs = longest_first([_job(experiment, out, cell) for cell in missing])
-        watch = _Watch(out, experiment, listen, {it.cell for it in kept})
-        runner = place.runner(experiment.threads, len(jobs))
-        ended = (*kept, *schedule(jobs, runner, place.retries, watch.hear))
-        return _written(experiment, out, ended)
+        ended = _trained(experiment, out, place, listen)
+        errors = {it.cell: it.error for it in ended if it.error is not None}
+        found = table.table(out, experiment.asked(), experiment.cells, errors)
+        timings = table.timings(out, experiment.cells)
+        write(out, found, timings)
+        measured, problems = _measured(experiment, out, wish, listen)
+        folder.write_text(out / "report.html", _page(out, found, measured))
+        return Finished(found, ended, timings, measured, (*(_named(*it) for it in errors.items()), *problems))
+
+
+def _named(cell: Cell, error: EdgekitError) -> EdgekitError:
+    """The error of one cell among many."""
+    what = f"{cell.slug}: {error.what}"
+    return type(error)(what, where=error.where, got=error.got, wanted=error.wanted, hint=error.hint)
+
+
+def _trained(experiment: Experiment, out: Path, place: Place, listen: Listener) -> tuple[Ended, ...]:
+    kept = [Ended(cell, 0) for cell in experiment.cells if table.is_finished(out, cell)]
+    for it in kept:
+        listen(it)
+    over = {it.cell for it in kept}
+    jobs = longest_first([_job(experiment, out, cell) for cell in experiment.cells if cell not in over])
+    watch = _Watch(out, experiment, listen, over)
+    ended = schedule(jobs, place.runner(experiment.threads, len(jobs)), place.retries, watch.hear) if jobs else ()
+    _check_data(experiment, out)
+    return (*kept, *ended)
 
 
 def _job(experiment: Experiment, out: Path, cell: Cell) -> Job:
@@ -111,12 +149,20 @@ def _job(experiment: Experiment, out: Path, cell: Cell) -> Job:
     return Job(cell, request, experiment.threads, str(folder.facts_of(out, cell).resolve()))
 
 
-def _written(experiment: Experiment, out: Path, ended: tuple[Ended, ...]) -> Finished:
-    errors = {it.cell: it.error for it in ended if it.error is not None}
-    found = table.table(out, experiment.asked(), experiment.cells, errors)
-    timings = table.timings(out, experiment.cells)
-    write(out, found, timings)
-    return Finished(found, ended, timings)
+def _check_data(experiment: Experiment, out: Path) -> None:
+    """Raise UsageError when two cells have seen different data: their figures say nothing about the networks then."""
+    seen: dict[str, Cell] = {}
+    for cell in experiment.cells:
+        if table.is_finished(out, cell):
+            seen.setdefault(run_folder.read(folder.run_of(out, cell)).data.digest, cell)
+    if len(seen) > 1:
+        raise UsageError(
+            "the data have changed since this experiment began",
+            where=experiment.data.text,
+            got=", ".join(f"{cell.slug}: digest {digest[:16]}" for digest, cell in seen.items()),
+            wanted="the same images for every cell",
+            hint="begin again, in another --out",
+        )
 
 
 def write(out: Path, found: Table, timings: tuple[Timing, ...]) -> None:
@@ -125,6 +171,23 @@ def write(out: Path, found: Table, timings: tuple[Timing, ...]) -> None:
     folder.write_json(out / "table.json", found)
     folder.write_text(out / "table.md", table.to_markdown(found))
     folder.write_text(out / "timing.csv", table.to_csv(timings, Timing))
+
+
+def _measured(
+    experiment: Experiment, out: Path, wish: Wish | None, listen: Listener
+) -> tuple[Measured, tuple[EdgekitError, ...]]:
+    from edgekit.training.experiment import exporting
+
+    if wish is None:
+        return exporting.read(out), ()
+    cells = [cell for cell in experiment.cells if table.is_finished(out, cell)]
+    return exporting.measure(out, cells, wish, lambda cell, outcome: listen(Export(cell, outcome)), listen)
+
+
+def _page(out: Path, found: Table, measured: Measured) -> str:
+    from edgekit.training.experiment.page import render
+
+    return render(out.resolve().name, found, measured)
 
 
 @dataclass

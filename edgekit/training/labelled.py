@@ -127,6 +127,18 @@ class Labelled:
         return self.images.where(i)
 
 
+def merged(first: Labelled, second: Labelled) -> Labelled:
+    """Both parts as one, the second behind the first."""
+    labels = (*first.labels, *second.labels)
+    if isinstance(first.images, Held) and isinstance(second.images, Held):
+        both: Held | Files = replace(first.images, pixels=np.concatenate([first.images.pixels, second.images.pixels]))
+    else:
+        assert isinstance(first.images, Files)
+        assert isinstance(second.images, Files)
+        both = Files((*first.images.paths, *second.images.paths))
+    return _labelled(both, labels, first.side, first.crop)
+
+
 @dataclass(frozen=True, eq=False)
 class Splits:
     """Data to train and to validate with. `digest` tells these images from others; it knows nothing of the split."""

@@ -18,11 +18,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from edgekit.environment import usable_cores
 from edgekit.errors import EdgekitError, MachineLacks
 from edgekit.images import fitted, open_rgb
 from edgekit.training.labelled import Files, Held, Labelled
 
 Batch = tuple[Tensor, Tensor]
+MOST_WORKERS = 16
 PREFETCH = 3  # batches that each worker is ahead
 DIED = re.compile(r"DataLoader worker.*(killed|exited)", re.DOTALL)
 
@@ -85,6 +87,14 @@ class Batches:
         kept = _POOLS.setdefault(self.data, {})
         pool = kept.setdefault(self.workers, Pool(decoder, self.workers))
         return (Pool(decoder, self.workers) if pool.busy else pool).run(tasks)
+
+
+def default_workers(data: Labelled) -> int:
+    """The worker processes that suit the data: none where they are in memory, else one for each core but the network's.
+
+    Where the network is trained on the CPU, that leaves it `usable_cores() - workers` threads.
+    """
+    return 0 if data.held else min(MOST_WORKERS, max(1, usable_cores() - 1))
 
 
 def order(count: int, seed: int, epoch: int, shuffle: bool, rank: int = 0, world: int = 1) -> list[int]:

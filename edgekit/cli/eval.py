@@ -29,6 +29,8 @@ SPLITS: tuple[Split, ...] = ("val", "train", "all")
 HEAD = ("artifact", "top-1", "95 % interval", "top-5", "loss", "as fp32")
 PLAIN_LINE_S = 5.0
 
+Opened = tuple[Path, Callable[[], "Subject"]]
+
 
 def evaluate(
     target: Annotated[Path, typer.Argument(metavar="DIR|FILE", help="Exported variants, or an ONNX file.")],
@@ -62,7 +64,8 @@ def evaluate(
         least = picking.percent("--min-accuracy", min_accuracy) if min_accuracy is not None else None
         request = _request(data, split, val_share, data_seed)
         preprocessing = _contract(contract)
-        results = [_one(subject, request, least, output) for subject in _subjects(target, preprocessing, res)]
+        found = _subjects(target, preprocessing, res)
+        results = [_one(where, subject, request, least, output) for where, subject in found]
         text = "\n\n".join(one.text for one in results if one.text)
         output.result({"variants": [one.data for one in results]}, text, ok=output.code == 0)
 
@@ -88,18 +91,18 @@ def _contract(name: str | None) -> Preprocessing | None:
     return CONTRACTS[parse.choice("--contract", name, tuple(CONTRACTS))] if name is not None else None
 
 
-def _subjects(target: Path, contract: Preprocessing | None, res: int | None) -> Iterator[Callable[[], Subject]]:
-    """What there is to evaluate, each opened when its turn comes."""
+def _subjects(target: Path, contract: Preprocessing | None, res: int | None) -> Iterator[Opened]:
+    """What there is to evaluate and where it lies, each opened when its turn comes."""
     from edgekit import evaluating
     from edgekit.bench import finding
 
     if target.is_file() and target.name != manifest.NAME:
-        yield lambda: evaluating.of_file(target, contract, res)
+        yield target, lambda: evaluating.of_file(target, contract, res)
         return
     if res is not None:
         raise UsageError("variants have their resolution", where="--res", got=str(res), hint="leave it out")
     for folder in finding.manifests(target):
-        yield functools.partial(evaluating.of_variant, folder, contract)
+        yield folder, functools.partial(evaluating.of_variant, folder, contract)
 
 
 # --- what came of it
@@ -113,27 +116,26 @@ class _Result:
     text: str
 
 
-def _one(open_subject: Callable[[], Subject], request: Request, least: float | None, output: Output) -> _Result:
+def _one(
+    where: Path, open_subject: Callable[[], Subject], request: Request, least: float | None, output: Output
+) -> _Result:
     """Evaluate one variant; one that fails does not stop the others."""
     from edgekit import accuracy, evaluating
 
     found: Accuracy | None = None
     error: EdgekitError | None = None
-    where = ""
     try:
-        subject = open_subject()
-        where = str(subject.where)
-        with _display(output, subject.where.name) as listen:
-            found = evaluating.evaluate(subject, request, listen)
-        if subject.where.is_dir():
-            output.detail(f"written to {accuracy.write(subject.where, found)}")
-        error = _gate(found, least, where)
+        with _display(output, where.name) as listen:
+            found = evaluating.evaluate(open_subject(), request, listen)
+        if where.is_dir():
+            output.detail(f"written to {accuracy.write(where, found)}")
+        error = _gate(found, least, str(where))
     except EdgekitError as caught:
         error = caught
     if error is not None:
         output.failure(error)
         output.code = max(output.code, error.exit_code)
-    return _Result(_data(where, found, error), _text(where, found, output.verbose) if found else "")
+    return _Result(_data(str(where), found, error), _text(str(where), found, output.verbose) if found else "")
 
 
 def _gate(found: Accuracy, least: float | None, where: str) -> GateFailed | None:

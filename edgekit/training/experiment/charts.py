@@ -247,9 +247,20 @@ def _lines(points: Sequence[Point], marks: Sequence[Mark]) -> list[Line]:
     for (series, name), found in members.items():
         found.sort(key=lambda mark: mark.x)
         end = found[-1]
-        free = all(abs(end.y - y) >= LABEL_HEIGHT or abs(end.x - x) >= LABEL_WIDTH for x, y in taken)
+        others = [(mark.x, mark.y) for mark in marks if mark is not end]
+        free = _is_free(end, taken) and not any(_covers(end, place) for place in others)
         if name and free:
             taken.append((end.x, end.y))
         places = " ".join(f"{mark.x:g},{mark.y:g}" for mark in found)
         lines.append(Line(series, places, f"α {name}" if name and free else "", end.x, end.y))
     return lines
+
+
+def _is_free(end: Mark, taken: Sequence[tuple[float, float]]) -> bool:
+    """Whether the label of a line that ends there would lie on no other's."""
+    return all(abs(end.y - y) >= LABEL_HEIGHT or abs(end.x - x) >= LABEL_WIDTH for x, y in taken)
+
+
+def _covers(end: Mark, place: tuple[float, float]) -> bool:
+    """Whether the label of a line that ends there would lie on a mark at `place`."""
+    return 0 < place[0] - end.x < LABEL_WIDTH and abs(place[1] - end.y) < LABEL_HEIGHT

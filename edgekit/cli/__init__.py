@@ -10,12 +10,16 @@ import typer
 
 from edgekit.cli.bench import bench as bench_command
 from edgekit.cli.compare import compare as compare_command
+from edgekit.cli.eval import evaluate
+from edgekit.cli.experiment import experiment
 from edgekit.cli.export import export as export_command
 from edgekit.cli.gates import build, parity
 from edgekit.cli.info import doctor, inspect, lint, models, profiles
 from edgekit.cli.output import INTERRUPTED, SCHEMA, leave
 from edgekit.cli.pick import pick
 from edgekit.cli.report import report
+from edgekit.cli.style import app as style_app
+from edgekit.cli.train import train
 from edgekit.errors import MachineLacks
 
 app = typer.Typer(
@@ -30,8 +34,10 @@ app = typer.Typer(
 app.command("export")(export_command)
 app.command("bench")(bench_command)
 app.command("compare")(compare_command)
-for command in (report, pick, parity, build, lint, inspect, models, profiles, doctor):
+app.command("eval")(evaluate)
+for command in (train, experiment, report, pick, parity, build, lint, inspect, models, profiles, doctor):
     app.command(command.__name__)(command)
+app.add_typer(style_app, name="style")
 
 
 @app.callback(invoke_without_command=True)

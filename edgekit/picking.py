@@ -1,8 +1,9 @@
 """The best variant inside a budget, and why each other lost.
 
 A measurement is inside the latency budget where the upper end of its percentile's 95 % interval is: what is said to
-fit fits again tomorrow. Accuracy that was not measured is not made up: variants are then ranked by published figures,
-where every one that fits has one, or else by their multiply-accumulates.
+fit fits again tomorrow. Accuracy is what `edgekit eval` measured, if it was run on the same images for all that fit.
+Otherwise it is not made up: variants are then ranked by published figures, where every one that fits has one, or else
+by their multiply-accumulates.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from typing import TYPE_CHECKING, Literal
 from edgekit.bench.record import Result
 from edgekit.errors import InputUnusable, UsageError, did_you_mean
 from edgekit.report import digits
-from edgekit.report.gather import Gathered, Point, gather
+from edgekit.report.gather import Gathered, Measured, Point, gather
 
 if TYPE_CHECKING:
     from edgekit.bench.statistics import Array, Interval
 
-By = Literal["published-top1", "macs"]
+By = Literal["measured-top1", "published-top1", "macs"]
 
 TIMES = {"ns": 1e-6, "us": 1e-3, "µs": 1e-3, "μs": 1e-3, "ms": 1.0, "s": 1e3}  # both signs for micro
 SIZES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -33,7 +34,7 @@ REPLICATES = 400
 @dataclass(frozen=True)
 class Budget:
     """What is allowed. `latency_ms` is milliseconds at `percentile` (0 to 100), `size` in bytes, `accuracy` is top-1
-    in per cent, `runtime` the only one that counts.
+    in per cent, measured or else published, `runtime` the only one that counts.
     """
 
     latency_ms: float
@@ -48,7 +49,8 @@ class Candidate:
     """One artifact under one runtime, held against the budget. `lost` is empty for the one that was picked.
 
     `latency_ms` and `upper_ms` (the end of its 95 % interval) are milliseconds at the budget's percentile; None where
-    there are too few runs to know it. `valid`: whether its measurement can be relied on.
+    there are too few runs to know it. `valid`: whether its measurement can be relied on. `top1` is published,
+    `measured` what labelled images showed.
     """
 
     slug: str
@@ -66,6 +68,7 @@ class Candidate:
     valid: bool
     fits: bool
     lost: tuple[str, ...]
+    measured: Measured | None = None
 
 
 @dataclass(frozen=True)
@@ -165,12 +168,20 @@ def choose(candidates: Sequence[Candidate], budget: Budget, notes: Sequence[str]
     smaller file, then the name that comes first.
     """
     fitting = [it for it in candidates if it.fits]
-    by: By = "published-top1" if fitting and all(it.top1 is not None for it in fitting) else "macs"
+    by = _by(fitting)
     ranked = sorted(fitting, key=lambda it: _rank(it, by))
     unfit = sorted((it for it in candidates if not it.fits), key=_distance)
     losers = [_beaten(it, ranked[0], by) for it in ranked[1:]]
     told = (*notes, _ranking(by, fitting), _latency_note(budget))
     return Pick(ranked[0] if ranked else None, (*losers, *unfit), by, tuple(note for note in told if note))
+
+
+def _by(fitting: Sequence[Candidate]) -> By:
+    """Accuracy on the same images where all have it, then published accuracy where all have that."""
+    data = {it.measured.data if it.measured else None for it in fitting}
+    if len(data) == 1 and None not in data:
+        return "measured-top1"
+    return "published-top1" if fitting and all(it.top1 is not None for it in fitting) else "macs"
 
 
 def _rank(it: Candidate, by: By) -> tuple[float, float, int, str, str]:
@@ -187,12 +198,17 @@ def _upper(it: Candidate) -> float:
 
 
 def _worth(it: Candidate, by: By) -> float | None:
+    if by == "measured-top1":
+        return it.measured.top1 if it.measured else None
     return it.top1 if by == "published-top1" else it.macs
 
 
 def _ranking(by: By, fitting: Sequence[Candidate]) -> str:
     if not fitting:
         return ""
+    if by == "measured-top1":
+        found = fitting[0].measured
+        return f"ranked by top-1 as edgekit eval measured it: {found.on if found else ''}"
     if by == "macs":
         return (
             "accuracy was not measured, and not every variant that fits has a published one: ranked by "
@@ -217,7 +233,7 @@ def _beaten(it: Candidate, best: Candidate, by: By) -> Candidate:
         reason = _less(ours, theirs, by)
     elif it.upper_ms != best.upper_ms:
         over = _upper(it) - _upper(best)
-        reason = f"as {'accurate' if by == 'published-top1' else 'large'}, but slower by {_ms(over)}"
+        reason = f"as {'large' if by == 'macs' else 'accurate'}, but slower by {_ms(over)}"
     elif it.bytes != best.bytes:
         reason = f"as good and as fast, but larger by {digits.size(it.bytes - best.bytes)}"
     else:
@@ -226,8 +242,9 @@ def _beaten(it: Candidate, best: Candidate, by: By) -> Candidate:
 
 
 def _less(ours: float | None, theirs: float | None, by: By) -> str:
-    if by == "published-top1":
-        return f"less accurate: {ours:.1f} % against {theirs:.1f} %, as published"
+    if by != "macs":
+        how, places = ("as published", 1) if by == "published-top1" else ("as measured", 2)
+        return f"less accurate: {ours:.{places}f} % against {theirs:.{places}f} %, {how}"
     shown = digits.millions(ours) if ours is not None else "an unknown number of"
     return f"smaller: {shown} against {digits.millions(theirs or 0)} MACs"
 
@@ -252,6 +269,7 @@ def _candidate(gathered: Gathered, point: Point, budget: Budget) -> Candidate:
         point.valid,
         not reasons,
         tuple(reasons),
+        point.measured,
     )
 
 
@@ -288,12 +306,20 @@ def _over_size(point: Point, most: float | None) -> list[str]:
 def _below_accuracy(point: Point, least: float | None) -> list[str]:
     if least is None:
         return []
+    if point.measured is not None:
+        return _below_measured(point.measured, least)
     if point.published is None:
         return ["its accuracy is not known: not measured, and not published for this form of the network"]
     found = point.published
     if found.top1 >= least:
         return []
     return [f"below the accuracy by {least - found.top1:.1f} points: {found.top1:.1f} %, as published by {found.by}"]
+
+
+def _below_measured(found: Measured, least: float) -> list[str]:
+    if found.top1 >= least:
+        return []
+    return [f"below the accuracy by {least - found.top1:.2f} points: {found.top1:.2f} % of {found.on}"]
 
 
 def _ms(value: float) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from edgekit.accuracy import Accuracy, Labels, Score, wilson
+from edgekit.accuracy import write as write_accuracy
 from edgekit.bench.record import (
     BenchFile,
     Contract,
@@ -34,8 +36,10 @@ from edgekit.manifest import (
     VariantRecord,
     WeightsRecord,
     encode,
+    read,
 )
 from edgekit.parity.report import BatchCheck, Liveness, ParityReport, Rung
+from edgekit.preprocessing import IMAGENET
 from edgekit.variant import Variant
 
 ALPHAS = (1.0, 0.75, 0.5, 0.35)
@@ -231,3 +235,15 @@ def grid(
 def changed(file: BenchFile, name: str, **changes: object) -> BenchFile:
     """The same file with one result, by its name, changed."""
     return replace(file, results=tuple(replace(it, **changes) if it.name == name else it for it in file.results))
+
+
+def scored(folder: Path, variant: Variant, top1: float, *, digest: str = "d" * 64, kinds: int = 2) -> None:
+    """What `edgekit eval` leaves beside a variant's manifest: the same `top1` in per cent for its first artifacts."""
+    made = read(folder / variant.slug)
+    data = Labels("photos", digest, "val", 0.1, 0, 1000, ("a", "b"))
+    right = round(top1 * 10)
+    scores = [
+        Score(it.kind, it.sha256, 1000, right, right / 1000, wilson(right, 1000), None, 1.0, 0, None, ())
+        for it in made.artifacts[:kinds]
+    ]
+    write_accuracy(folder / variant.slug, Accuracy("now", "0", data, IMAGENET, tuple(scores), (), {}, {}))

@@ -10,7 +10,7 @@ import report_grids as grids
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit import picking
+from edgekit import accuracy, manifest, picking
 from edgekit.bench import record
 from edgekit.errors import InputUnusable, UsageError
 from edgekit.picking import Budget, Candidate, choose, pick
@@ -290,3 +290,62 @@ def test_the_units_are_told_where_one_is_wrong() -> None:
     with pytest.raises(UsageError) as caught:
         picking.milliseconds("--max-latency", "5msec")
     assert "ms" in (caught.value.hint or "")
+
+
+# --- accuracy that was measured
+
+
+def test_accuracy_on_the_same_images_ranks_before_what_was_published(tmp_path: Path) -> None:
+    two(tmp_path)
+    grids.scored(tmp_path, LARGE, 80.0)
+    grids.scored(tmp_path, SMALL, 91.0)
+    found = pick(tmp_path, Budget(5.0))
+    assert found.best is not None
+    assert found.best.slug == SMALL.slug
+    assert found.by == "measured-top1"
+    assert found.best.measured is not None
+    assert found.best.measured.low < 91 < found.best.measured.high
+    assert reasons(found) == {LARGE.slug: "less accurate: 80.00 % against 91.00 %, as measured"}
+    notes = " ".join(found.notes)
+    assert "edgekit eval measured it: 1000 images of photos, val" in notes
+    assert "not measured" not in notes
+
+
+@pytest.mark.parametrize("fault", ["other images", "one without", "exported again", "damaged"])
+def test_accuracies_that_cannot_be_compared_rank_nothing(tmp_path: Path, fault: str) -> None:
+    two(tmp_path)
+    grids.scored(tmp_path, LARGE, 80.0)
+    if fault != "one without":
+        grids.scored(tmp_path, SMALL, 91.0, digest=("e" if fault == "other images" else "d") * 64)
+    path = tmp_path / SMALL.slug / accuracy.FILE
+    if fault == "exported again":
+        path.write_text(path.read_text().replace(manifest.read(tmp_path / SMALL.slug).artifacts[0].sha256, "0" * 64))
+    if fault == "damaged":
+        path.write_text("{")
+    found = pick(tmp_path, Budget(5.0))
+    assert found.by == "published-top1"
+    assert found.best is not None
+    assert found.best.slug == LARGE.slug
+
+
+def test_the_least_accuracy_is_held_against_what_was_measured(tmp_path: Path) -> None:
+    two(tmp_path)
+    grids.scored(tmp_path, LARGE, 80.0)
+    found = pick(tmp_path, Budget(5.0, accuracy=85.0))
+    assert reasons(found)[LARGE.slug] == "below the accuracy by 5.00 points: 80.00 % of 1000 images of photos, val"
+    assert "51.2 %, as published" in reasons(found)[SMALL.slug]
+
+
+def test_an_engine_has_the_accuracy_of_the_graph_of_its_precision(tmp_path: Path) -> None:
+    made = grids.export(tmp_path, LARGE)
+    one = grids.result(LARGE.slug, made, kind="onnx-fp16")
+    engine = replace(one.subject, kind="engine", sha256=made.engines[0].sha256 or "")
+    contract = replace(one.contract, runtime="tensorrt-rtx", precision="fp16")
+    bench(tmp_path, replace(one, subject=engine, contract=contract))
+    grids.scored(tmp_path, LARGE, 80.0, kinds=1)
+    assert pick(tmp_path, Budget(50.0)).by == "published-top1"  # of the fp32 graph only
+    grids.scored(tmp_path, LARGE, 80.0)
+    best = pick(tmp_path, Budget(50.0)).best
+    assert best is not None
+    assert best.measured is not None
+    assert best.measured.by == "onnx-fp16"

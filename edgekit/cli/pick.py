@@ -22,7 +22,9 @@ def pick(
         str, typer.Option(help="Of the latency: 50 is the median, 99 is what one run in a hundred exceeds.")
     ] = "50",
     max_size: Annotated[str | None, typer.Option(help="Of the file, with its unit: 900kB, 10MB, 10MiB.")] = None,
-    min_accuracy: Annotated[str | None, typer.Option(help="ImageNet top-1 in per cent: 70%.")] = None,
+    min_accuracy: Annotated[
+        str | None, typer.Option(help="Top-1 in per cent, measured or else published: 70%.")
+    ] = None,
     runtime: Annotated[str | None, typer.Option(help="Only measurements with this runtime.")] = None,
     bench: Annotated[Path | None, typer.Option(help="The benchmark; default: bench.json in the folder.")] = None,
     as_json: Json = False,
@@ -31,9 +33,10 @@ def pick(
 ) -> None:
     """Print the best variant inside a budget, and why each other lost.
 
-    The upper end of the latency's 95 % interval has to fit. The best is the most accurate; accuracy that was not
-    measured is taken as published, where it is for all that fit, or else more MACs win. Then the faster wins, then
-    the smaller, then the name that comes first. Exit code 1 when nothing fits.
+    The upper end of the latency's 95 % interval has to fit. The best is the most accurate by edgekit eval, if it was
+    run on the same images for all that fit; else accuracy is taken as published, where it is for all that fit, or else
+    more MACs win. Then the faster wins, then the smaller, then the name that comes first. Exit code 1 when nothing
+    fits.
     """
     with reporting("pick", as_json, quiet, verbose) as output:
         from edgekit import picking
@@ -78,15 +81,20 @@ def _nothing(found: Pick, folder: Path) -> GateFailed:
 
 
 def _text(found: Pick, budget: Budget) -> str:
-    rows = [["", "variant", "runtime", f"p{budget.percentile:g}, ms", "size", "MACs", "published top-1", "why not"]]
-    rows += [_row(it, "best" if it is found.best else "") for it in (found.best, *found.others) if it]
-    return table(rows, right=(3, 4, 5, 6))
+    every = [it for it in (found.best, *found.others) if it]
+    measured = any(it.measured for it in every)
+    accuracy = ["measured top-1"] if measured else []
+    head = ["", "variant", "runtime", f"p{budget.percentile:g}, ms", "size", "MACs", *accuracy, "published top-1"]
+    rows = [[*head, "why not"]]
+    rows += [_row(it, "best" if it is found.best else "", measured) for it in every]
+    return table(rows, right=range(3, len(head)))
 
 
-def _row(it: Candidate, mark: str) -> list[str]:
+def _row(it: Candidate, mark: str, measured: bool) -> list[str]:
     from edgekit.report.digits import significant
 
     upper = "-" if it.upper_ms is None else f"≤ {significant(it.upper_ms)}"
+    accuracy = [f"{it.measured.top1:.2f} %" if it.measured else "-"] if measured else []
     top1 = "-" if it.top1 is None else f"{it.top1:.1f} %"
     macs = "-" if it.macs is None else millions(it.macs)
-    return [mark, it.slug, it.series, upper, size(it.bytes), macs, top1, "; ".join(it.lost)]
+    return [mark, it.slug, it.series, upper, size(it.bytes), macs, *accuracy, top1, "; ".join(it.lost)]

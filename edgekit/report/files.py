@@ -42,6 +42,8 @@ OWN = (
     "ratio_to",
     "verdict",
     "reasons",
+    "top1_measured",
+    "top1_measured_on",
     "top1_published",
     "top1_published_by",
     "parity",
@@ -98,6 +100,8 @@ def _measured(point: Point) -> dict[str, Field]:
         "ratio_to": ratio.reference if ratio else None,
         "verdict": "VALID" if point.valid else "INVALID",
         "reasons": "; ".join(point.reasons),
+        "top1_measured": point.measured.top1 if point.measured else None,
+        "top1_measured_on": point.measured.on if point.measured else None,
         "top1_published": point.published.top1 if point.published else None,
         "top1_published_by": point.published.by if point.published else None,
         "parity": _parity(point.exported) if point.exported else None,
@@ -108,6 +112,7 @@ def _measured(point: Point) -> dict[str, Field]:
 def _exported(exported: Exported) -> dict[str, Field]:
     found = exported.manifest
     graph = found.artifact("onnx-fp32")
+    measured = exported.measured("onnx-fp32", "fp32")
     return {
         "model": found.variant.model,
         "infer_img_size": found.variant.resolution,
@@ -118,6 +123,8 @@ def _exported(exported: Exported) -> dict[str, Field]:
         "artifact": graph.kind if graph else None,
         "bytes": graph.bytes if graph else None,
         "verdict": "not measured",
+        "top1_measured": measured.top1 if measured else None,
+        "top1_measured_on": measured.on if measured else None,
         "top1_published": exported.published.top1 if exported.published else None,
         "top1_published_by": exported.published.by if exported.published else None,
         "parity": _parity(exported),

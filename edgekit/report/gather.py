@@ -12,13 +12,31 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import get_args
 
+from edgekit import accuracy as accuracies
 from edgekit import manifest as manifests
+from edgekit.accuracy import Accuracy
 from edgekit.bench import record
 from edgekit.bench.record import BenchFile, Contract, Result, Subject
 from edgekit.errors import EdgekitError, InputUnusable
 from edgekit.manifest import Manifest
 from edgekit.report import published
 from edgekit.report.published import Published
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Top-1 in per cent with its 95 % interval, counted here on labelled images; `on` says on which, in words.
+
+    Figures of one `data` are of the same images and can be compared. `by` is the graph that ran: an engine and a module
+    have the figure of the graph of their precision.
+    """
+
+    top1: float
+    low: float
+    high: float
+    on: str
+    data: str
+    by: str
 
 
 @dataclass(frozen=True)
@@ -29,6 +47,18 @@ class Exported:
     folder: Path
     manifest: Manifest
     problems: tuple[str, ...]
+    accuracy: Accuracy | None = None
+
+    def measured(self, kind: str, precision: str) -> Measured | None:
+        """The accuracy of an artifact, where `edgekit eval` measured the file that is there now."""
+        graph = self.manifest.artifact(kind if kind.startswith("onnx-") else f"onnx-{precision}")
+        score = self.accuracy.of(graph.sha256) if self.accuracy and graph else None
+        if score is None or self.accuracy is None:
+            return None
+        data = self.accuracy.data
+        on = f"{data.images} images of {data.text}, {data.split}"
+        same = f"{data.digest} {data.split} {data.val_share} {data.seed}"
+        return Measured(score.top1 * 100, score.ci95[0] * 100, score.ci95[1] * 100, on, same, score.kind)
 
     @property
     def published(self) -> Published | None:
@@ -76,6 +106,20 @@ class Point:
     def published(self) -> Published | None:
         """Its ImageNet top-1, where somebody published it; not without a manifest, as names alone may deceive."""
         return self.exported.published if self.exported else None
+
+    @property
+    def measured(self) -> Measured | None:
+        """Its top-1 on labelled images, where that was measured."""
+        if self.exported is None:
+            return None
+        return self.exported.measured(self.result.subject.kind, self.result.contract.precision)
+
+
+def on_same_images(points: Sequence[Point]) -> str | None:
+    """The images, in words, on which the accuracy of all the points was measured; None unless they are the same."""
+    found = [point.measured for point in points]
+    known = {it.data: it.on for it in found if it}
+    return next(iter(known.values())) if len(known) == 1 and all(found) else None
 
 
 @dataclass(frozen=True)
@@ -151,8 +195,18 @@ def _variants(folder: Path) -> tuple[tuple[Exported, ...], tuple[Unreadable, ...
         except EdgekitError as error:
             unreadable.append(Unreadable(name, f"{error.what}: {error.got}" if error.got else error.what))
         else:
-            exported.append(Exported(name, path.resolve(), read, tuple(manifests.verify(read, path))))
+            scored, doubts = _accuracy(path)
+            problems = (*manifests.verify(read, path), *doubts)
+            exported.append(Exported(name, path.resolve(), read, problems, scored))
     return tuple(sorted(exported, key=_order)), tuple(unreadable)
+
+
+def _accuracy(folder: Path) -> tuple[Accuracy | None, tuple[str, ...]]:
+    """What `edgekit eval` left there, and what is wrong with it."""
+    try:
+        return accuracies.read(folder), ()
+    except EdgekitError as error:
+        return None, (f"{accuracies.FILE}: {error.what}",)
 
 
 def _folders(folder: Path) -> list[Path]:

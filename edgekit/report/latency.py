@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from edgekit.bench.record import Contract, ParityCheck, Result
 from edgekit.manifest import VariantRecord
 from edgekit.report import digits
 from edgekit.report.charts import Chart, Datum, pareto, scatter
-from edgekit.report.gather import Exported, Gathered, Point
+from edgekit.report.gather import Exported, Gathered, Measured, Point, on_same_images
 from edgekit.report.heat import Cell, Heat, Placed, heat
 from edgekit.report.published import Published
 from edgekit.report.tables import Row, Table, Value, number
@@ -41,12 +42,21 @@ def top1(found: Published | None) -> Value:
     return number(f"{found.top1:.1f} %", found.top1, found.by) if found else number("", None)
 
 
+def measured_top1(found: Measured | None) -> Value:
+    """An accuracy that `edgekit eval` measured, with its interval and on what."""
+    if found is None:
+        return number("", None)
+    note = f"95 % {found.low:.2f} to {found.high:.2f}, {found.on}"
+    return number(f"{found.top1:.2f} %", found.top1, note)
+
+
 def short(variant: VariantRecord) -> str:
     """A variant in a label of a chart."""
     words = [format_alpha(variant.alpha) if variant.alpha is not None else "", str(variant.resolution or "")]
     return " · ".join(word for word in words if word) or variant.model
 
 
+MEASURED_HEAD = ("Measured top-1", "on labelled images, by edgekit eval; engines as the graph of their precision")
 TOP1_HEAD = ("Published top-1", "ImageNet, as published for other weights than these; not measured here")
 
 # --- Table -----------------------------------------------------------------------------------------------------------
@@ -60,6 +70,7 @@ HEADS = (
     ("p90, ms", "nine runs in ten were faster"),
     ("p99, ms", "99 runs in a hundred were faster"),
     ("Inferences/s", "images in a second: the batch, over the mean latency"),
+    MEASURED_HEAD,
     TOP1_HEAD,
     ("MACs", "multiply-accumulates of one image"),
     ("Parameters", "numbers that were learnt"),
@@ -72,7 +83,7 @@ HEADS = (
     ("Power, W", "mean of the whole board or package meanwhile"),
     ("Loading, s", "and seconds of warming up"),
 )
-NUMERIC = (1, *range(4, 14), 17, 18)
+NUMERIC = (1, *range(4, 15), 18, 19)
 
 
 def results(gathered: Gathered) -> Table:
@@ -93,6 +104,7 @@ def _cells(point: Point) -> Iterator[Value]:
     yield number(at(result, result.latency.p90), result.latency.p90)
     yield number(at(result, result.latency.p99), result.latency.p99)
     yield number(digits.significant(result.throughput_per_s), result.throughput_per_s)
+    yield measured_top1(point.measured)
     yield top1(point.published)
     yield number(digits.millions(subject.macs or 0), subject.macs)
     yield number(digits.millions(subject.params), subject.params)
@@ -168,25 +180,28 @@ def groups(gathered: Gathered) -> dict[tuple[str, ...], int]:
 
 @dataclass(frozen=True)
 class Worth:
-    """What stands for how good a variant is: published accuracy where there is any, else its MACs."""
+    """What stands for how good a variant is: accuracy measured for all, or else published for any, or else MACs."""
 
-    published: bool
+    by: Literal["measured", "published", "macs"]
     words: str
 
     def of(self, point: Point) -> float | None:
         """The larger the better; None where it is not known."""
-        if not self.published:
+        if self.by == "macs":
             return point.result.subject.macs
-        return point.published.top1 if point.published else None
+        found = point.measured if self.by == "measured" else point.published
+        return found.top1 if found else None
 
 
 def worth(gathered: Gathered) -> Worth:
-    """Which of the two stands for accuracy in this report, and what is left out for it."""
+    """Which of them stands for accuracy in this report, and what is left out for it."""
+    if on := on_same_images(gathered.points):
+        return Worth("measured", f"top-1 measured on {on}")
     missing = sum(point.published is None for point in gathered.points)
     if missing == len(gathered.points):
-        return Worth(False, "multiply-accumulates, as no accuracy is known")
+        return Worth("macs", "multiply-accumulates, as no accuracy is known")
     left_out = f", which is not known of {missing} of {len(gathered.points)} measurements" if missing else ""
-    return Worth(True, f"ImageNet top-1 as published{left_out}")
+    return Worth("published", f"ImageNet top-1 as published{left_out}")
 
 
 def front(gathered: Gathered) -> Table | None:
@@ -198,8 +213,8 @@ def front(gathered: Gathered) -> Table | None:
         for point in _winners([p for p in gathered.points if comparable(p.result.contract) == kind], worth(gathered))
     ]
     caption = f"Pareto front: no other is both faster and better, by {worth(gathered).words}"
-    heads = (HEADS[0], HEADS[1], HEADS[3], HEADS[8], HEADS[9], HEADS[11])  # as _front_cells has them
-    return Table(caption, heads, tuple(rows), frozenset({1, 3, 4, 5})).without_empty() if rows else None
+    heads = (HEADS[0], HEADS[1], HEADS[3], HEADS[8], HEADS[9], HEADS[10], HEADS[12])  # as _front_cells has them
+    return Table(caption, heads, tuple(rows), frozenset({1, 3, 4, 5, 6})).without_empty() if rows else None
 
 
 def _winners(points: Sequence[Point], by: Worth) -> list[Point]:
@@ -212,6 +227,7 @@ def _front_cells(point: Point) -> Iterator[Value]:
     yield Value(subject.slug)
     yield number(figure(point.result), point.result.latency.p50, digits.interval(*point.result.latency.ci95))
     yield Value(point.series)
+    yield measured_top1(point.measured)
     yield top1(point.published)
     yield number(digits.millions(subject.macs or 0), subject.macs)
     yield number(digits.size(subject.bytes), subject.bytes)
@@ -227,24 +243,7 @@ def charts(gathered: Gathered) -> tuple[Chart, ...]:
 
 
 def _latency_charts(gathered: Gathered) -> Iterator[Chart | None]:
-    known = [point for point in gathered.points if point.published]
-    missing = len(gathered.points) - len(known)
-    yield scatter(
-        "accuracy",
-        "Latency against accuracy",
-        "Up and to the left is better. The line is the Pareto front of the valid points. "
-        "Accuracy is ImageNet top-1 as published, for other weights than these; it was not measured here."
-        + (
-            f" Left out, as nobody published theirs: {missing} of {len(gathered.points)} measurements."
-            if missing
-            else ""
-        ),
-        MEDIAN,
-        TOP1,
-        [_datum(gathered, point, p50(point), point.published.top1) for point in known if point.published],
-        best=True,
-        whiskers="x",
-    )
+    yield _accuracy_chart(gathered)
     counted = [(point, point.result.subject.macs) for point in gathered.points]
     yield scatter(
         "macs",
@@ -261,6 +260,34 @@ def _latency_charts(gathered: Gathered) -> Iterator[Chart | None]:
         "size, MB",
         MEDIAN,
         [_datum(gathered, point, point.result.subject.bytes / 1e6, p50(point)) for point in gathered.points],
+    )
+
+
+def _accuracy_chart(gathered: Gathered) -> Chart | None:
+    """Measured accuracy where all points have it on the same images, else published."""
+    on = on_same_images(gathered.points)
+    values = [(point, point.measured if on else point.published) for point in gathered.points]
+    known = [(point, found.top1) for point, found in values if found]
+    missing = len(gathered.points) - len(known)
+    whose = (
+        f"Accuracy is top-1 as measured on {on}."
+        if on
+        else "Accuracy is ImageNet top-1 as published, for other weights than these; it was not measured here."
+    )
+    return scatter(
+        "accuracy",
+        "Latency against accuracy",
+        f"Up and to the left is better. The line is the Pareto front of the valid points. {whose}"
+        + (
+            f" Left out, as nobody published theirs: {missing} of {len(gathered.points)} measurements."
+            if missing
+            else ""
+        ),
+        MEDIAN,
+        "top-1, %, measured" if on else TOP1,
+        [_datum(gathered, point, p50(point), top) for point, top in known],
+        best=True,
+        whiskers="x",
     )
 
 
@@ -296,6 +323,8 @@ def _told(point: Point) -> Iterator[str]:
         yield f"{digits.figure(result.ratio.value, *result.ratio.ci95)} × {result.ratio.reference}"
     macs = f"{digits.millions(subject.macs)} MACs, " if subject.macs else ""
     yield f"{macs}{digits.size(subject.bytes)}"
+    if point.measured:
+        yield f"top-1 {point.measured.top1:.2f} %, measured on {point.measured.on}"
     if point.published:
         yield f"top-1 {point.published.top1:.1f} %, published by {point.published.by}"
 

@@ -171,7 +171,9 @@ def _always_missing(gathered: Gathered) -> Iterator[tuple[str, str, str, str]]:
         yield "latency", "every runtime", NEEDS_ROUNDS if gathered.played else NEEDS_A_BENCH, count
     elif missing := {it.slug for it in gathered.exported} - {p.exported.slug for p in gathered.points if p.exported}:
         yield f"latency of {', '.join(sorted(missing))}", "every runtime", "edgekit bench DIR", str(len(missing))
-    yield "accuracy", "every runtime", "labelled images; figures here are published ones, where there are any", count
+    if without := sum(it.measured("onnx-fp32", "fp32") is None for it in gathered.exported):
+        needs = "labelled images: edgekit eval; figures here are published ones, where there are any"
+        yield "accuracy", "every runtime", needs, str(without)
 
 
 # --- Where and how ---------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from edgekit.parity.report import BatchCheck, ParityReport, Rung
 from edgekit.preprocessing import Preprocessing
 from edgekit.report import digits
 from edgekit.report.gather import Exported, Gathered, word
-from edgekit.report.latency import TOP1_HEAD, target, top1
+from edgekit.report.latency import MEASURED_HEAD, TOP1_HEAD, measured_top1, target, top1
 from edgekit.report.tables import Row, Table, Value, number, pairs
 
 Facts = tuple[tuple[str, str], ...]
@@ -45,10 +45,11 @@ def networks(gathered: Gathered) -> Table:
         ("MACs", "multiply-accumulates of one image"),
         ("Parameters", "numbers that were learnt"),
         ("fp32 graph", "its size"),
+        MEASURED_HEAD,
         TOP1_HEAD,
     )
     rows = tuple(Row(tuple(_network(it)), target=target(it)) for it in gathered.exported)
-    return Table("Every exported variant", heads, rows, frozenset({3, 6, 7, 8, 9})).without_empty()
+    return Table("Every exported variant", heads, rows, frozenset({3, 6, 7, 8, 9, 10})).without_empty()
 
 
 def _network(exported: Exported) -> Iterator[Value]:
@@ -64,6 +65,7 @@ def _network(exported: Exported) -> Iterator[Value]:
     yield number(digits.millions(found.macs or 0), found.macs)
     yield number(digits.millions(found.params), found.params)
     yield number(digits.size(exported.bytes or 0), exported.bytes)
+    yield measured_top1(exported.measured("onnx-fp32", "fp32"))
     yield top1(exported.published)
 
 

@@ -139,6 +139,26 @@ def test_the_front_is_by_published_accuracy_where_there_is_any(tmp_path: Path) -
     assert "better, by multiply-accumulates, as no accuracy is known" in elements(tmp_path).text
 
 
+def test_accuracy_that_was_measured_is_shown_and_decides_the_front(tmp_path: Path) -> None:
+    grids.grid(tmp_path, alphas=(1.0, 0.5), sizes=(160,))
+    large, small = Variant("mobilenet_v2", 1.0, 160), Variant("mobilenet_v2", 0.5, 160)
+    grids.scored(tmp_path, large, 80.0)
+    assert "by ImageNet top-1 as published" in elements(tmp_path).text
+    assert "figures here are published ones" in elements(tmp_path).text
+    grids.scored(tmp_path, small, 91.0)
+    text = elements(tmp_path).text
+    assert "no other is both faster and better, by top-1 measured on 1000 images of photos, val" in text
+    assert "Accuracy is top-1 as measured on 1000 images of photos, val." in text
+    assert "figures here are published ones" not in text
+    assert "80.00 %" in text
+    assert {(row["variant"], row["top1_measured"]) for row in rows(tmp_path)} == {
+        (large.slug, "80.0"),
+        (small.slug, "91.0"),
+    }
+    (tmp_path / small.slug / "accuracy.json").write_text("{")
+    assert "accuracy.json: cannot read the accuracy file" in elements(tmp_path).text
+
+
 def test_failures_stand_at_the_top(tmp_path: Path) -> None:
     grids.export(tmp_path, SMALL, error=1.0)
     (tmp_path / SMALL.slug / "model.onnx").write_bytes(b"other")

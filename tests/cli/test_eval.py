@@ -14,11 +14,7 @@ import numpy as np
 import pytest
 
 from edgekit import accuracy
-from edgekit.cli import app, run
-from edgekit.cli.eval import evaluate
-
-if "eval" not in [command.name for command in app.registered_commands]:
-    app.command("eval")(evaluate)
+from edgekit.cli import run
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,7 +118,8 @@ def save_weights(path: Path, network: nn.Module, about: Mapping[str, str]) -> st
         raise GateFailed(
             "the weights are not finite", where=str(path), got=bad, hint="a smaller --lr, --warmup-epochs, or --clip 1"
         )
-    body = safetensors.torch.save(state, dict(about))
+    # One entry: the library writes several in an order of chance, and equal weights are to be equal files.
+    body = safetensors.torch.save(state, {"edgekit": json.dumps(dict(about), sort_keys=True)})
     with replacing(path) as file:
         file.write(body)
     return hashlib.sha256(body).hexdigest()

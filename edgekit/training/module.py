@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgekit.errors import UsageError
 from edgekit.training.recipe import Recipe, factor
 
 if TYPE_CHECKING:
@@ -141,9 +140,3 @@ def _counters(network: nn.Module) -> list[Tensor]:
 
 def _tensors(network: nn.Module) -> Iterable[Tensor]:
     return network.state_dict(keep_vars=True).values()
-
-
-def check_precision(recipe: Recipe, device: torch.device) -> None:
-    """Raise UsageError for fp16 where there is no GPU: its gradients need a scaler, and its kernels."""
-    if recipe.precision == "fp16" and device.type == "cpu":
-        raise UsageError("fp16 trains on a GPU only", where="--precision", got="fp16", wanted="auto, fp32 or bf16")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from edgekit import schema
@@ -132,7 +132,7 @@ class Recipe:
         try:
             schema.check(self)
         except schema.SchemaError as error:
-            raise UsageError(f"the recipe {self.name!r} makes no training", where="--recipe", got=str(error)) from error
+            raise _refused(self.name, error) from error
 
 
 RECIPES = {
@@ -164,7 +164,18 @@ def recipe(name: str, **changes: object) -> Recipe:
     if name not in RECIPES:
         raise UsageError("there is no such recipe", where="--recipe", got=name, hint=did_you_mean(name, list(RECIPES)))
     given = {key: value for key, value in changes.items() if value is not None}
-    return replace(RECIPES[name], **given)  # type: ignore[arg-type]  # the rules of Recipe hold what came
+    if given.get("optimizer", "sgd") != "sgd":
+        given.setdefault("nesterov", False)  # sgd's own, and not asked for
+    data = schema.to_json(RECIPES[name])
+    assert isinstance(data, dict)
+    try:
+        return schema.read(Recipe, {**data, **given})
+    except schema.SchemaError as error:
+        raise _refused(name, error) from error
+
+
+def _refused(name: str, error: schema.SchemaError) -> UsageError:
+    return UsageError(f"the recipe {name!r} makes no training", where="--recipe", got=str(error))
 
 
 def default_for(model: str) -> str:

@@ -31,8 +31,8 @@ from edgekit.training.augment import Augment, normalise
 from edgekit.training.callbacks import Listener, Progress, Records
 from edgekit.training.checkpointing import Mark, State
 from edgekit.training.labelled import Splits, open_data
-from edgekit.training.loading import Batches
-from edgekit.training.module import Average, Criterion, Place, Sums, check_precision, optimiser, right, set_rate
+from edgekit.training.loading import Batches, default_workers
+from edgekit.training.module import Average, Criterion, Place, Sums, optimiser, right, set_rate
 from edgekit.training.request import TrainRequest, asked
 from edgekit.training.run_folder import BEST, LAST, DataRecord, Epoch, Run
 
@@ -205,7 +205,6 @@ def _launched(request: TrainRequest) -> Fabric:
     precision = _precision(request.recipe.precision)
     fabric = Fabric(devices=request.devices, num_nodes=request.nodes, precision=precision)
     fabric.launch()
-    check_precision(request.recipe, fabric.device)
     torch.set_num_threads(request.threads or max(1, usable_cores() // _local(fabric)))
     return fabric
 
@@ -220,9 +219,12 @@ def _nodes(fabric: Fabric) -> int:
 
 
 def _precision(asked: str) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
+    gpu = torch.cuda.is_available()
+    if asked == "fp16" and not gpu:
+        raise UsageError("fp16 trains on a GPU only", where="--precision", got=asked, wanted="auto, fp32 or bf16")
     if asked != "auto":
         return PRECISIONS[asked]
-    if not torch.cuda.is_available():
+    if not gpu:
         return "32-true"
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
 
@@ -615,10 +617,8 @@ def _share(batch: int, processes: int) -> int:
 
 
 def _workers(request: TrainRequest, data: Splits) -> int:
-    """Processes that decode: as asked for; none for images that are in memory, else one for each core."""
-    if request.workers is not None:
-        return request.workers
-    return 0 if data.train.held else usable_cores()
+    """Processes that decode: as asked for, or what suits the data."""
+    return default_workers(data.train) if request.workers is None else request.workers
 
 
 @contextlib.contextmanager

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+from edgekit.errors import UsageError
+from edgekit.manifest import locked
 from edgekit.models import _create
 from edgekit.models._counting import count
 from edgekit.models._options import parse_options
@@ -14,6 +17,9 @@ from edgekit.training.request import asked
 from edgekit.training.run_folder import Run
 from edgekit.training.train import train
 
+DEATH_S = 30.0
+LOOK_AGAIN_S = 0.5
+
 
 def train_cell(job: object) -> None:
     """Train a Job, or go on where it was killed; one that is done is left as it is.
@@ -21,8 +27,25 @@ def train_cell(job: object) -> None:
     What lies in its folder and was asked for otherwise is another experiment's, which has left the folder to this one.
     """
     assert isinstance(job, Job)
+    wait_until_free(job.request.out)
     train(job.request, force=_is_anothers(job))
     write_json(Path(job.facts), Facts(macs(run_folder.read(job.request.out)), job.threads))
+
+
+def wait_until_free(place: Path, within: float = DEATH_S) -> None:
+    """Wait for a former process of this cell to be gone: one on another machine is told late that nobody listens.
+
+    Raises UsageError where one still works there after so many seconds.
+    """
+    deadline = time.monotonic() + within
+    while True:
+        try:
+            with locked(place):
+                return
+        except UsageError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(LOOK_AGAIN_S)
 
 
 def _is_anothers(job: Job) -> bool:

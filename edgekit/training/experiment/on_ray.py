@@ -45,6 +45,7 @@ class OnRay:
             if not ray.is_initialized():
                 self._join()
                 stack.callback(ray.shutdown)
+            self._check_room()
             cards = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
             self._task = ray.remote(_train).options(
                 num_cpus=self.threads, num_gpus=cards, max_retries=0, runtime_env={"env_vars": self._environment()}
@@ -67,6 +68,18 @@ class OnRay:
                 wanted="HOST:PORT of its head, auto on one of its machines, or local",
                 hint="ray start --head starts one; --ray local starts one on this machine for the occasion",
             ) from error
+
+    def _check_room(self) -> None:
+        """Raise MachineLacks where no machine has the cores of one cell: Ray would wait for one without a word."""
+        most = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
+        if most < self.threads:
+            raise MachineLacks(
+                "no machine of the cluster has room for a cell",
+                where=f"--ray {self.address}",
+                got=f"{most:g} cores on the largest",
+                wanted=f"{self.threads}, as many as a cell has threads",
+                hint=f"--threads {max(1, int(most))}",
+            )
 
     def _environment(self) -> dict[str, str]:
         """As in `processes.environment`. On this machine Python finds what this process finds, as in a checkout."""

@@ -97,7 +97,7 @@ def fair_share(jobs: int | None, threads: int | None, cells: int) -> tuple[int, 
     cores, cards = environment.usable_cores(), len(gpus())
     if jobs is None:
         jobs = min(cells, cards or max(1, cores // (threads or 1)))
-    return jobs, threads or max(1, cores // jobs)
+    return jobs, threads or max(1, cores // min(jobs, cells))
 
 
 def run(

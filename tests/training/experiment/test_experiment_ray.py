@@ -71,6 +71,12 @@ def test_two_cells_run_at_the_same_time_and_leaving_early_ends_them(cluster: Non
     wait_until(lambda: all(map(gone, pids)))
 
 
+def test_cells_that_fit_on_no_machine_are_refused_and_not_waited_for(cluster: None, tmp_path: Path) -> None:
+    with pytest.raises(MachineLacks, match="no machine of the cluster") as refused:
+        run([job(tmp_path, FINE)], OnRay("local", 2, 3, FAKE), 0, lambda _: None)
+    assert (refused.value.got, refused.value.hint) == ("2 cores on the largest", "--threads 2")
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nowhere", "127.0.0.1:port"])
 def test_a_cluster_that_is_not_there_is_named_at_once(address: str, tmp_path: Path) -> None:
     runner = OnRay(address, 2, 1, FAKE)

@@ -7,6 +7,7 @@ import hashlib
 import os
 import signal
 import subprocess
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from experiment_cases import begun, children, images, process, small
 from test_experiment_scheduling import gone, wait_until
 
 from edgekit.errors import UsageError
+from edgekit.manifest import locked
 from edgekit.training import run_folder, transfer
 from edgekit.training.experiment import folder, running
+from edgekit.training.experiment.cell import wait_until_free
 from edgekit.training.experiment.request import Experiment
 from edgekit.training.experiment.running import Course, Place, fair_share
 from edgekit.training.experiment.scheduling import Ended
@@ -146,6 +149,25 @@ def test_on_ray_with_a_worker_killed_the_table_is_the_same(data: Path, undisturb
 # --- refusals
 
 
+def test_a_cell_waits_for_its_former_process_and_then_says_who_it_is(data: Path, tmp_path: Path) -> None:
+    free = threading.Event()
+
+    def hold() -> None:
+        with locked(tmp_path):
+            held.set()
+            free.wait(30)
+
+    held = threading.Event()
+    former = threading.Thread(target=hold)
+    former.start()
+    held.wait(30)
+    with pytest.raises(UsageError, match="another edgekit"):
+        wait_until_free(tmp_path, within=0)
+    threading.Timer(0.3, free.set).start()
+    wait_until_free(tmp_path, within=30)
+    former.join()
+
+
 def test_changed_data_are_noticed(data: Path, tmp_path: Path) -> None:
     mine = images(tmp_path / "images")
     asked = small(mine, networks=("mobilenet_v1",), recipe=replace(small(mine).recipe, epochs=1))
@@ -176,6 +198,7 @@ def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fair_share(3, None, 100) == (3, 2)
     assert fair_share(None, 4, 100) == (2, 4)
     assert fair_share(16, None, 100) == (16, 1)
+    assert fair_share(16, None, 2) == (16, 4)
     assert fair_share(None, 16, 100) == (1, 16)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert fair_share(None, None, 100) == (2, 4)

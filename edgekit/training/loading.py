@@ -6,27 +6,31 @@ can be entered anywhere and goes on as if it had never stopped.
 
 from __future__ import annotations
 
-import re
+import os
+import signal
+import threading
+import time
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+import torch.multiprocessing
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from edgekit.environment import usable_cores
-from edgekit.errors import EdgekitError, MachineLacks
+from edgekit.errors import MachineLacks
 from edgekit.images import fitted, open_rgb
 from edgekit.training.labelled import Files, Held, Labelled
 
 Batch = tuple[Tensor, Tensor]
 MOST_WORKERS = 16
 PREFETCH = 3  # batches that each worker is ahead
-DIED = re.compile(r"DataLoader worker.*(killed|exited)", re.DOTALL)
 
 
 class Batches:
@@ -80,13 +84,8 @@ class Batches:
             return ((self.data.stacked(part), self.data.numbers[part]) for part in parts)
         decoder = Decoder(images, self.data.side, self.data.crop)
         tasks = [Task(tuple(part), self.seed, self.epoch, self.shuffle, self.roam) for part in parts]
-        decoded = self._by_workers(decoder, tasks) if self.workers else map(decoder.__getitem__, tasks)
-        return ((_or_raise(found), self.data.numbers[part]) for found, part in zip(decoded, parts, strict=True))
-
-    def _by_workers(self, decoder: Decoder, tasks: list[Task]) -> Iterator[Tensor | EdgekitError]:
-        kept = _POOLS.setdefault(self.data, {})
-        pool = kept.setdefault(self.workers, Pool(decoder, self.workers))
-        return (Pool(decoder, self.workers) if pool.busy else pool).run(tasks)
+        decoded = _by_workers(self.data, decoder, self.workers, tasks) if self.workers else map(decoder, tasks)
+        return ((found, self.data.numbers[part]) for found, part in zip(decoded, parts, strict=True))
 
 
 def default_workers(data: Labelled) -> int:
@@ -122,25 +121,17 @@ class Task:
 
 @dataclass(frozen=True)
 class Decoder:
-    """Decodes the images of a task, in whatever process it is. An error comes back as a value.
-
-    Raised in a worker, it would reach the main process as the text of a traceback.
-    """
+    """Decodes the images of a task, in whatever process it is."""
 
     files: Files
     side: int
     crop: float
 
-    def __len__(self) -> int:
-        return len(self.files.paths)
-
-    def __getitem__(self, task: Task) -> Tensor | EdgekitError:
+    def __call__(self, task: Task) -> Tensor:
+        """uint8 (N, 3, side, side). Raises InputUnusable naming a file that cannot be read."""
         pixels = torch.empty(len(task.part), 3, self.side, self.side, dtype=torch.uint8)
-        try:
-            for row, i in zip(pixels, task.part, strict=True):
-                row.copy_(torch.from_numpy(np.array(self._square(i, task))).permute(2, 0, 1))
-        except EdgekitError as error:
-            return error
+        for row, i in zip(pixels, task.part, strict=True):
+            row.copy_(torch.from_numpy(np.array(self._square(i, task))).permute(2, 0, 1))
         return pixels
 
     def _square(self, i: int, task: Task) -> Image.Image:
@@ -161,67 +152,65 @@ def _anywhere(image: Image.Image, side: int, share: float) -> Image.Image:
     return image.resize((side, side), Image.Resampling.BILINEAR, (left, top, left + shorter, top + shorter))
 
 
-class _Tasks(Sampler[Task]):
-    """What the workers of a pool are to do next; set anew for each epoch."""
+# --- the processes that decode
+#
+# Not torch's DataLoader: when one of its workers dies, it raises an error in whatever the main process is doing, and
+# what a worker raises becomes the text of a traceback.
 
-    def __init__(self) -> None:
-        self.tasks: list[Task] = []
-
-    def __iter__(self) -> Iterator[Task]:
-        return iter(self.tasks)
-
-    def __len__(self) -> int:
-        return len(self.tasks)
+_POOLS: WeakKeyDictionary[Labelled, dict[int, ProcessPoolExecutor]] = WeakKeyDictionary()  # kept for the next epoch
 
 
-class Pool:
-    """Worker processes that decode, started when first used and kept: for one epoch at a time."""
-
-    def __init__(self, decoder: Decoder, workers: int) -> None:
-        self.busy = False
-        self._tasks = _Tasks()
-        self._loader: DataLoader[Tensor | EdgekitError] = DataLoader(
-            cast(Dataset[Tensor | EdgekitError], decoder),
-            batch_size=None,
-            sampler=self._tasks,
-            num_workers=workers,
-            persistent_workers=True,
-            prefetch_factor=PREFETCH,
-            pin_memory=torch.cuda.is_available(),
-            collate_fn=_as_it_is,
-        )
-
-    def run(self, tasks: list[Task]) -> Iterator[Tensor | EdgekitError]:
-        """What the tasks give, in their order. Raises MachineLacks when a worker dies."""
-        self.busy, self._tasks.tasks = True, tasks
-        try:
-            yield from self._loader
-        except RuntimeError as error:
-            if not DIED.search(str(error)):
-                raise
-            self._loader._iterator = None  # a pool without all of its workers is of no more use
-            raise _worker_died(error) from error
-        finally:
-            self.busy = False
+def _by_workers(data: Labelled, decoder: Decoder, workers: int, tasks: list[Task]) -> Iterator[Tensor]:
+    """What the tasks give, in their order, with a few of them under way."""
+    pool = _pool(data, decoder, workers)
+    under_way: deque[Future[Tensor]] = deque()
+    try:
+        for task in tasks:
+            under_way.append(pool.submit(_decoded, task))
+            if len(under_way) > workers * PREFETCH:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+    except BrokenProcessPool as error:
+        _POOLS[data].pop(workers, None)
+        raise MachineLacks(
+            "a process that decodes images died",
+            wanted="memory enough for all workers, in /dev/shm as well",
+            hint="fewer workers: --workers 1, or 0 for none",
+        ) from error
+    finally:
+        for future in under_way:
+            future.cancel()
 
 
-_POOLS: WeakKeyDictionary[Labelled, dict[int, Pool]] = WeakKeyDictionary()
+def _pool(data: Labelled, decoder: Decoder, workers: int) -> ProcessPoolExecutor:
+    pools = _POOLS.setdefault(data, {})
+    if workers not in pools:
+        # Forked, as the files' names would take long to send; tensors come back in shared memory.
+        context = torch.multiprocessing.get_context("fork")
+        pools[workers] = ProcessPoolExecutor(workers, context, _begin, (decoder, os.getpid()))
+    return pools[workers]
 
 
-def _as_it_is(found: object) -> object:
-    return found
+_decoder: Decoder | None = None  # in a worker: what it was started with
 
 
-def _or_raise(found: Tensor | EdgekitError) -> Tensor:
-    if isinstance(found, EdgekitError):
-        raise found
-    return found
+def _begin(decoder: Decoder, parent: int) -> None:
+    """In a worker, first of all."""
+    global _decoder  # noqa: PLW0603  # a process pool hands its workers nothing else
+    _decoder = decoder
+    torch.set_num_threads(1)  # the others' threads were not forked along, and would be waited for
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
 
 
-def _worker_died(error: RuntimeError) -> MachineLacks:
-    return MachineLacks(
-        "a process that decodes images died",
-        got=str(error).splitlines()[0],
-        wanted="memory enough for all workers, /dev/shm included",
-        hint="fewer workers: --workers 1, or 0 for none",
-    )
+def _leave_with(parent: int) -> None:
+    """End this process when the main one has ended, also by kill -9."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(0)
+
+
+def _decoded(task: Task) -> Tensor:
+    assert _decoder is not None
+    return _decoder(task)

@@ -101,6 +101,7 @@ class Run:
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
+    processes: int = 1
     schema: int = SCHEMA
 
     @property

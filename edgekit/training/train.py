@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -91,9 +92,11 @@ def train(
     data = open_data(request.data, resolution, contract=None, val_share=request.val_share, seed=request.data_seed)
     _check_data(request, data, before)
     with _owned(request.out, fabric, force):
+        fabric.barrier()  # what is cleared away is gone for all of them
         start = transfer.start(request, len(data.classes))
-        run = before or _begun(request, said, data, start, resolution)
-        return _Loop(fabric, request, data, start.network, run, listen, stop).run()
+        run = before or _begun(request, said, data, start, resolution, fabric.world_size)
+        state = checkpointing.load(request.out) if before is not None else None
+        return _Loop(fabric, request, data, start.network, run, listen, stop).run(state)
 
 
 # --- what there is already
@@ -129,7 +132,9 @@ def _check_data(request: TrainRequest, data: Splits, before: Run | None) -> None
         raise InputUnusable("one image is not enough to train on", where=f"--data {request.data.text}")
 
 
-def _begun(request: TrainRequest, said: dict[str, str], data: Splits, start: transfer.Start, resolution: int) -> Run:
+def _begun(
+    request: TrainRequest, said: dict[str, str], data: Splits, start: transfer.Start, resolution: int, processes: int
+) -> Run:
     has_alpha = models.info(request.model).has_alpha
     return Run(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -153,6 +158,7 @@ def _begun(request: TrainRequest, said: dict[str, str], data: Splits, start: tra
         tools={name: importlib.metadata.version(name) for name in TOOLS},
         machine=stamp(),
         notes=start.notes,
+        processes=processes,
     )
 
 
@@ -203,19 +209,22 @@ def _launched(request: TrainRequest) -> Fabric:
         hint = 'pip install "edgekit-trt[train]"'
         raise MachineLacks("lightning, which training needs, is not installed", got=str(error), hint=hint) from error
     precision = _precision(request.recipe.precision)
-    fabric = Fabric(devices=request.devices, num_nodes=request.nodes, precision=precision)
+    devices, nodes = _processes(request)
+    fabric = Fabric(devices=devices, num_nodes=nodes, precision=precision)
     fabric.launch()
-    torch.set_num_threads(request.threads or max(1, usable_cores() // _local(fabric)))
+    torch.set_num_threads(request.threads or max(1, usable_cores() * nodes // fabric.world_size))
     return fabric
 
 
-def _local(fabric: Fabric) -> int:
-    """How many processes share this machine's cores."""
-    return max(1, fabric.world_size // max(1, _nodes(fabric)))
+def _processes(request: TrainRequest) -> tuple[int | Literal["auto"], int]:
+    """Devices of each machine, and machines: as torchrun has started them, where it has, else as asked for.
 
-
-def _nodes(fabric: Fabric) -> int:
-    return int(getattr(fabric.strategy, "num_nodes", 1))
+    Left to itself, Fabric takes one CPU for all there are, and every process for the only one.
+    """
+    local, world = (os.environ.get(name) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    if local is None or world is None:
+        return request.devices, request.nodes
+    return int(local), int(world) // int(local)
 
 
 def _precision(asked: str) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
@@ -270,9 +279,9 @@ class _Loop:
         self.saved_at = time.monotonic()
         self.records: Records | None = None
 
-    def run(self) -> Trained:
-        """Take up what is there, and go to the end."""
-        self._take_up()
+    def run(self, state: State | None) -> Trained:
+        """Take up what an earlier call left, if any, and go to the end."""
+        self._take_up(state)
         try:
             status = self._epochs()
         finally:
@@ -437,8 +446,7 @@ class _Loop:
 
     # What is left on the disk.
 
-    def _take_up(self) -> None:
-        state = checkpointing.load(self.folder) if self.run_record.status == "running" else None
+    def _take_up(self, state: State | None) -> None:
         if state is not None:
             self.mark, self.sums = state.mark, state.sums
             self.network.load_state_dict(state.network)

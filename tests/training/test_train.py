@@ -401,8 +401,8 @@ trained(request(Path({str(images)!r}), Path({str(tmp_path / "two")!r}), quick))
     done = subprocess.run(argv, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     run = run_folder.read(tmp_path / "two")
-    assert run.status == "done"
-    assert len(run.history) == 2
+    assert (run.status, run.processes, len(run.history)) == ("done", 2, 2)
+    assert (tmp_path / "two" / STEPS).read_text().count("\n") == 1 + 2 * 7
     trained(request(images, tmp_path / "one", replace(BUSY, augment="none", mixup=0.0, epochs=2)))
     one = run_folder.read(tmp_path / "one")
     assert run.history[0].train_loss == pytest.approx(one.history[0].train_loss, rel=0.05)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from edgekit.training.train import Trained
 
 PLAIN_LINE_S = 10.0
-GRACE_S = 0.7  # from Ctrl-C until the process ends without having saved: a step may take minutes
+GRACE_S = 0.5  # from Ctrl-C until the process ends without having saved: a step may take minutes
 SHOWN_EPOCHS = 12
 
 

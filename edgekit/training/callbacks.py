@@ -103,9 +103,9 @@ class Board:
 
     def __init__(self, folder: Path, first_step: int) -> None:
         try:
-            from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-            from tensorboard.compat.proto.summary_pb2 import Summary
-            from tensorboard.summary.writer.record_writer import RecordWriter
+            from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
+            from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+            from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
         except ImportError as error:
             raise MachineLacks(
                 "TensorBoard is not installed", got=str(error), hint='pip install "edgekit-trt[train]"'

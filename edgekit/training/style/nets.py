@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from edgekit.training.style.request import StyleNetwork, Tail
 
 METADATA = "edgekit-style"  # the key in the safetensors header
 LARGEST_HEADER = 1 << 24
+TAIL_DEVIATION = 0.2  # of an untrained network's colours, about
 SMALLEST = 17  # pixels of a side, for either network
 WEIGHTS = "last.safetensors"
 
@@ -62,7 +64,20 @@ def initial(form: Form, seed: int) -> nn.Module:
         initialise(module, seed)
     else:
         module = _create.initial("se_mobilenet_style", form.alpha, None, {"tail": form.tail}, seed)
+    if form.tail != "published":
+        _calm_tail(module, 0.5 if form.tail == "plain" else 0.0)
     return module.train().requires_grad_(True)
+
+
+@torch.no_grad()
+def _calm_tail(module: nn.Module, grey: float) -> None:
+    """Let training begin with pictures near grey: the usual weights begin three deviations outside 0..1."""
+    conv = module.get_submodule("tail.conv")
+    assert isinstance(conv, nn.Conv2d)
+    assert conv.bias is not None
+    deviation = math.sqrt(conv.weight[0].numel())
+    conv.weight.mul_(TAIL_DEVIATION / (conv.weight.std() * deviation))
+    conv.bias.fill_(grey)
 
 
 def trained(form: Form, state: dict[str, Tensor], source: str) -> nn.Module:

@@ -91,7 +91,6 @@ class TrainRequest:
     batch: int = 4
     steps: int = 2000
     rate: float = 1e-3
-    clip: float = 1.0
     seed: int = 0
 
 

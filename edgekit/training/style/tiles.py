@@ -24,7 +24,7 @@ Bytes = NDArray[np.uint8]
 
 # Passes end when no mean moves by more than this share of its channel's deviation, and no deviation by more than this
 # share of itself: below what a byte of colour can show.
-SETTLED = 1e-4
+SETTLED = 1e-3
 LEAST_DEVIATION = 1e-6
 
 

@@ -167,7 +167,7 @@ def _plain(request: TrainRequest) -> dict[str, schema.JSON]:
         "network": [request.network, request.alpha, request.tail],
         "features": [request.features.network, request.features.average_pools],
         "sizes": [request.style_size, request.crop, request.batch, request.steps, request.seed],
-        "rates": [request.rate, request.clip],
+        "rate": request.rate,
     }
 
 
@@ -233,14 +233,13 @@ class _Training:
     def _step(self, step: int) -> tuple[float, ...]:
         photos = self.crops.at(step)
         terms = self._terms(photos, self.module(photos))
-        figures = tuple(float(part) for part in (terms.total, terms.style, terms.content, terms.variation))
+        figures = tuple(float(part.detach()) for part in (terms.total, terms.style, terms.content, terms.variation))
         if not math.isfinite(figures[0]):
             raise self._diverged(step, f"loss {figures[0]}")
         self.optimizer.zero_grad(set_to_none=True)
         terms.total.backward()  # type: ignore[no-untyped-call]
-        # A gradient's size says little here: weights of features and layers set it. Clipped to so many times the
-        # learning rate it is harmless, which Adam does by itself; this catches the one batch in a thousand that is not.
-        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.request.clip * max(1.0, figures[0]))
+        gradients = [it.grad for it in self.module.parameters() if it.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
         if not math.isfinite(float(norm)):
             raise self._diverged(step, f"a gradient of {float(norm)}")
         self.optimizer.step()

@@ -7,7 +7,7 @@ The photos are scikit-image's and scikit-learn's. No trained features can be had
 use untrained ones (`--weights none`); with `--weights default` or FILE the same runs use VGG-19's.
 
     optimise   a 128-pixel pair: the loss of the picture as written is 90 per cent below the first, within 2 minutes
-    train      five photos: the mean perceptual loss of the last 20 steps is half that of the first 20, within 10 minutes
+    train      five photos: the mean loss of the last 20 steps is at most half that of the first 20, within 10 minutes
 """
 
 from __future__ import annotations

@@ -58,7 +58,8 @@ def test_optimize_writes_the_picture_its_previews_and_one_object(style, photos, 
     assert not data["trained_features"]
     assert "untrained" in err
     assert [it.name for it in sorted((tmp_path / "p").iterdir())] == ["step-000000.png", "step-000010.png"]
-    assert Image.open(tmp_path / "o.png").size == (40, 40)
+    with Image.open(tmp_path / "o.png") as image:
+        assert image.size == (40, 40)
     assert style(*words)[0] == 2, "it is there already"
     assert style(*words, "--force", "--quiet")[0] == 0
 

@@ -89,8 +89,7 @@ def build(features: Features, layers: Sequence[str]) -> Extractor:
     InputUnusable for a file that cannot be used or does not fit, and MachineLacks for published weights that are not
     here and cannot be downloaded.
     """
-    make = _vgg if features.network == "vgg19" else _resnet
-    stages = make(features)
+    stages = _vgg(features, layers) if features.network == "vgg19" else _resnet(features)
     if features.average_pools:
         stages = OrderedDict((name, _averaging(stage)) for name, stage in stages.items())
     return Extractor(stages, layers, balanced=isinstance(features.weights, int))
@@ -117,15 +116,18 @@ def _state(features: Features) -> tuple[dict[str, Tensor], str]:
 # --- VGG-19
 
 
-def _vgg(features: Features) -> OrderedDict[str, nn.Module]:
+def _vgg(features: Features, layers: Sequence[str]) -> OrderedDict[str, nn.Module]:
     stages = _vgg_stages()
-    chain = nn.Sequential(*stages.values())
     if isinstance(features.weights, int):
+        # Only as deep as is looked at: the whole network takes seconds, and what is drawn first is the same.
+        deepest = max(list(stages).index(name) for name in layers)
+        stages = OrderedDict(list(stages.items())[: deepest + 1])
+        chain = nn.Sequential(*stages.values())
         initialise(chain, features.weights)
         _enliven(chain, features.weights)
     else:
         raw, source = _state(features)
-        checkpoints.fit(chain, _convolutions(raw), source)
+        checkpoints.fit(nn.Sequential(*stages.values()), _convolutions(raw), source)
     return stages
 
 

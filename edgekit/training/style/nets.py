@@ -94,8 +94,8 @@ def trained(form: Form, state: dict[str, Tensor], source: str) -> nn.Module:
 def save(form: Form, module: nn.Module, path: Path) -> None:
     """Write the weights, with the form in the file's header, so that the file alone can be applied."""
     state = {name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}
-    metadata = {METADATA: json.dumps(schema.to_json(form)), "format": "pt"}
-    write_bytes(path, safetensors.torch.save(state, metadata))
+    # One entry only: safetensors writes several in any order, and equal weights shall be equal files.
+    write_bytes(path, safetensors.torch.save(state, {METADATA: json.dumps(schema.to_json(form))}))
 
 
 def read(path: Path) -> tuple[Form, nn.Module]:

@@ -11,19 +11,18 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from PIL import Image
-from style_parts import SHALLOW, save_photo, train_request, vgg_weights
+from style_parts import photo, save_photo, train_request, vgg_weights
 
 from edgekit.errors import InputUnusable, UsageError
-from edgekit.training.style import nets, residual, train
+from edgekit.training.style import nets, pictures, residual, train
 from edgekit.training.style.crops import Crops
 from edgekit.training.style.nets import Form
 from edgekit.training.style.optimise import LossNotFinite
-from edgekit.training.style.request import Features, Objective
+from edgekit.training.style.request import Features, TrainRequest
 from edgekit.training.style.train import Pace
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -96,10 +95,10 @@ class TestNetworks:
 class TestTraining:
     @pytest.mark.parametrize(("network", "tail"), [("se_mobilenet_style", "plain"), ("residual", "bounded")])
     def test_the_loss_falls(self, tmp_path, network, tail):
-        request = train_request(tmp_path, network=network, tail=tail, steps=60)
+        request = train_request(tmp_path, network=network, tail=tail, steps=30)
         done = train.train(request, tmp_path / "run", Pace(1000, 0))
         assert done.fall > 0.5
-        assert (done.run.status, done.run.done, done.run.photos) == ("done", 60, 2)
+        assert (done.run.status, done.run.done, done.run.photos) == ("done", 30, 2)
         assert not done.run.trained_features
         assert train.read(tmp_path / "run") == done.run
 
@@ -197,29 +196,20 @@ class TestTraining:
 
 
 class TestTails:
-    """The published tail ends in an instance norm: whatever is learnt, every colour has its own one mean."""
+    """The published tail ends in an instance norm: whatever is learnt, every picture has one mean of each colour."""
 
-    @pytest.mark.parametrize(("tail", "follows"), [("published", False), ("plain", True), ("bounded", True)])
-    def test_the_published_one_loses_the_colour_of_the_picture(self, tmp_path, tail, follows):
-        objective = Objective(SHALLOW[0], (("relu1_1", 1.0),), style_weight=0.0)
-        request = train_request(tmp_path, tail=tail, objective=objective, steps=100, batch=4, rate=2e-2)
-        for i, colour in enumerate([(220, 60, 60), (60, 220, 60), (60, 60, 220)]):
-            pixels = np.full((40, 40, 3), colour) + np.random.default_rng(i).integers(-30, 30, (40, 40, 1))
-            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "photos" / f"colour{i}.png")
-        train.train(request, tmp_path / "run", Pace(1000, 0))
+    @pytest.mark.parametrize(("tail", "differs"), [("published", False), ("plain", True), ("bounded", True)])
+    def test_the_published_one_gives_all_pictures_one_colour(self, tmp_path, tail, differs):
+        train.train(train_request(tmp_path, tail=tail, steps=20), tmp_path / "run", Pace(1000, 0))
         _, module = nets.read(tmp_path / "run")
-        x = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 0.2
-        red_and_blue = torch.cat(
-            [
-                x[:1] + torch.tensor([0.7, 0.1, 0.1]).view(1, 3, 1, 1),
-                x[1:] + torch.tensor([0.1, 0.1, 0.7]).view(1, 3, 1, 1),
-            ]
-        )
-        means = module(red_and_blue).mean((2, 3))
-        redness = means[:, 0] - means[:, 2]
-        assert (float(redness[0] - redness[1]) > 0.3) == follows, redness
+        before_relu = []
+        last = module.get_submodule("tail.norm" if tail == "published" else "tail")
+        last.register_forward_hook(lambda layer, args, output: before_relu.append(output))
+        module(torch.cat([pictures.Picture(photo(i, 48, 48)).tensor() for i in range(4)]))
+        means = before_relu[0].mean((2, 3))
+        # In deviations of the colours within a picture: the published tail makes those 1, the others what they like.
+        spread = float((means.amax(0) - means.amin(0)).max() / before_relu[0].std((2, 3)).mean())
+        assert spread > 5e-3 if differs else spread < 1e-4
 
     def test_the_default_avoids_it(self):
-        from edgekit.training.style.request import TrainRequest
-
         assert TrainRequest.tail == "plain"

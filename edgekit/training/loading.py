@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -201,6 +202,7 @@ def _begin(decoder: Decoder, parent: int) -> None:
     _decoder = decoder
     torch.set_num_threads(1)  # the others' threads were not forked along, and would be waited for
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
+    sys.excepthook = lambda *_: None  # the thread that shares memory tells of a main process that went away meanwhile
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
 
 

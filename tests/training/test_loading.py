@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import PIPE
 
 import numpy as np
 import psutil
@@ -196,6 +199,35 @@ def test_a_process_that_dies_is_told_in_words_and_the_next_epoch_has_new_ones(tm
     with pytest.raises(MachineLacks, match="decodes images died"):
         list(batches)
     assert len(list(Batches(data, 2, seed=0, epoch=0, shuffle=True, workers=1))) == 36
+
+
+LEFT = """
+import os, sys
+from edgekit.training.labelled import open_data
+from edgekit.training.loading import Batches
+from edgekit.training.sources import parse_data
+data = open_data(parse_data(sys.argv[1]), 24, contract=None).train
+batches = iter(Batches(data, 4, seed=0, epoch=0, shuffle=True, workers=2))
+next(batches)
+print(os.getpid(), flush=True)
+sys.stdin.read()
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_no_process_outlives_the_main_one_or_complains(tmp_path: Path, killed: bool) -> None:
+    folder_of(tmp_path, {"cat": 40, "dog": 40})
+    argv = [sys.executable, "-c", LEFT, str(tmp_path)]
+    main = subprocess.Popen(argv, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True)
+    assert main.stdout is not None
+    workers = psutil.Process(int(main.stdout.readline())).children(recursive=True)
+    assert len(workers) == 2
+    if killed:
+        main.kill()
+    _, said = main.communicate()
+    assert said == ""
+    assert psutil.wait_procs(workers, timeout=30)[1] == []
 
 
 def test_workers_are_for_files() -> None:

@@ -1,8 +1,8 @@
 """Rounds in random order until the intervals are narrow enough or the time is up: the measuring of one runtime.
 
 One process loads every candidate and the reference. A round visits each candidate once and the reference as often as
-pays, in fresh random order. Several such processes take turns, one after the other: each lays out its memory anew, which is worth a per cent or so, and only more
-than one can tell. See docs/decisions/0006-measuring-latency.md.
+pays, in fresh random order. Several such processes take turns, one after the other: each lays out its memory anew,
+which is worth a per cent or so, and only more than one can tell. See docs/decisions/0006-measuring-latency.md.
 """
 
 from __future__ import annotations

@@ -40,11 +40,13 @@ from edgekit.training.style.request import (
 RESULTS = Path(__file__).parent / "results" / "style.json"
 SKIMAGE, SKLEARN = Path(skimage.__file__).parent / "data", Path(sklearn.__file__).parent / "datasets" / "images"
 CONTENT, STYLE = SKIMAGE / "chelsea.png", SKLEARN / "flower.jpg"
-PHOTOS = (SKIMAGE / "chelsea.png", SKIMAGE / "coffee.png", SKIMAGE / "astronaut.png", SKIMAGE / "rocket.jpg")
-PHOTOS = (*PHOTOS, SKLEARN / "china.jpg")
+PHOTOS = (
+    *(SKIMAGE / name for name in ("chelsea.png", "coffee.png", "astronaut.png", "rocket.jpg")),
+    SKLEARN / "china.jpg",
+)
 LIMITS = {"optimise": (0.9, 120.0), "train": (0.5, 600.0)}
 LAYERS = ((("relu1_2", 1 / 3), ("relu2_2", 1 / 3), ("relu3_1", 1 / 3)), (("relu2_2", 1.0),))
-STYLE_WEIGHT = 20.0  # of the training; at 1000 and so few steps a texture is all that is learnt
+STYLE_WEIGHT = 50.0  # of the training; at 1000 and so few steps a texture is all that is learnt
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="style transfer's bars")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", nargs="+", choices=sorted(LIMITS), default=sorted(LIMITS))
-    parser.add_argument("--steps", type=int, default=200, help="of the training")
+    parser.add_argument("--steps", type=int, default=400, help="of the training")
     parser.add_argument("--weights", default="none")
     parser.add_argument("--pictures", type=Path, help="a folder for the pictures, to be looked at")
     parser.add_argument("--no-store", action="store_true", help="print only")

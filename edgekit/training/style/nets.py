@@ -44,7 +44,7 @@ class Form:
     def export_words(self) -> str:
         """The arguments with which `edgekit export` makes a graph of it, its weights aside."""
         if self.network == "residual":
-            return f"edgekit.training.style.residual:factory --option alpha={self.alpha:g}"
+            return f"{residual.SOURCE} --option alpha={self.alpha:g}"
         return f"se_mobilenet_style --alpha {self.alpha:g} --option tail={self.tail}"
 
 

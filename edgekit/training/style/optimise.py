@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from edgekit.errors import GateFailed, InputUnusable
+from edgekit.errors import GateFailed
 from edgekit.training.style import features, pictures
 from edgekit.training.style.losses import PerceptualLoss
 from edgekit.training.style.pictures import Picture
@@ -179,9 +179,3 @@ class _Descent:
 def _outside(image: Tensor) -> Tensor:
     """The mean square of how far pixels lie outside 0..1."""
     return (image - image.detach().clamp(0, 1)).square().mean()
-
-
-def check_size(size: int | None) -> None:
-    """Raise InputUnusable for a size of no pixels."""
-    if size is not None and size < 1:
-        raise InputUnusable("not a size in pixels", where="--size", got=str(size), wanted="1 or more")

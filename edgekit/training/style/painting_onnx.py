@@ -19,6 +19,7 @@ from edgekit.errors import InputUnusable
 from edgekit.graph import incoming
 from edgekit.preprocessing import PIXELS
 from edgekit.runtimes.isolated import IsolatedCpu, IsolatedSession
+from edgekit.training.style import residual
 from edgekit.training.style.tiles import Array, Layer, Statistics, reach
 
 KIND = "onnx-fp32"
@@ -106,7 +107,8 @@ def _graph_in(path: Path) -> Path:
     artifact = found.artifact(KIND)
     if artifact is None:
         raise InputUnusable("no graph in float32 was exported", where=str(folder), hint="edgekit export again")
-    if found.preprocessing != PIXELS:
+    # A factory's manifest has the contract of classifiers, whatever it makes; this one is known to paint.
+    if found.preprocessing != PIXELS and found.source != residual.SOURCE:
         what = "this network does not paint: its input is no picture in 0..1"
         raise InputUnusable(what, where=str(folder), got=found.variant.model, wanted="a style network")
     return folder / artifact.path

@@ -15,6 +15,7 @@ from torch import nn
 
 from edgekit.models._blocks import AnySize, Residual, chain
 
+SOURCE = "edgekit.training.style.residual:factory"
 TABLE = (
     # kind, kernel, channels, stride; RES is a block of two convolutions with its input added, UP enlarges first
     ("CONV", 9, 32, 1),

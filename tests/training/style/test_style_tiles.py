@@ -133,6 +133,24 @@ def test_the_exported_graph_paints_the_same_picture(exported, name, tile):
         assert painter.engine.runtime == "onnxruntime-cpu"
 
 
+def test_the_residual_network_is_exported_and_applied_as_the_command_says(tmp_path):
+    form = Form("residual", 0.25, "bounded")
+    nets.save(form, nets.initial(form, 0), tmp_path / "run" / "last.safetensors")
+    words = ["export", *form.export_words.split(), "--weights", str(tmp_path / "run/last.safetensors"), "--res", "64"]
+    quick = ["--no-engine", "--precision", "fp32", "--parity", "quick", "--quiet", "--out", str(tmp_path / "art")]
+    assert cli.run([*words, *quick]) == 0
+    (folder,) = (it for it in (tmp_path / "art").iterdir() if it.is_dir())
+    with apply.open_painter(folder) as graph, apply.open_painter(tmp_path / "run") as module:
+        assert difference(graph(WIDE), module(WIDE)) <= 1
+
+
+def test_a_classifier_does_not_paint(tmp_path):
+    words = ["export", "mobilenet_v2", "--alpha", "0.35", "--res", "32", "--no-engine", "--precision", "fp32"]
+    assert cli.run([*words, "--parity", "quick", "--quiet", "--out", str(tmp_path)]) == 0
+    with pytest.raises(InputUnusable, match="does not paint"), apply.open_painter(tmp_path / "mobilenet_v2-a0.35-r32"):
+        pass
+
+
 def test_graph_and_module_have_the_same_reach(exported):
     with OnnxEngine(exported / FIXED / "model.onnx") as graph:
         module = engine(SE)

@@ -99,7 +99,7 @@ def experiment(
 
     Writes a run's folder for each cell, the table (table.csv, .json, .md), and report.html with accuracy against
     computation and latency. Killed at any moment, the same command goes on, to the same table. With --recipe
-    mobilenet-published and nothing else it is the published experiment.
+    mobilenet-published and no more than --data it is the published experiment.
     """
     with reporting("experiment", as_json, quiet) as output:
         chosen = _recipe(recipe, set_, {"epochs": epochs, "batch": batch, "lr": lr})

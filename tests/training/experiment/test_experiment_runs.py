@@ -115,6 +115,7 @@ def end(parent: subprocess.Popen[str]) -> None:
     wait_until(lambda: all(map(gone, workers)))
 
 
+@pytest.mark.slow
 def test_killed_three_times_it_ends_with_the_same_table(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     for _ in range(2):
         steps = begun(tmp_path, small(data))
@@ -130,6 +131,7 @@ def test_killed_three_times_it_ends_with_the_same_table(data: Path, undisturbed:
     assert_same_tables(undisturbed, tmp_path)
 
 
+@pytest.mark.slow
 def test_on_ray_with_a_worker_killed_the_table_is_the_same(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     steps = begun(tmp_path, small(data))
 

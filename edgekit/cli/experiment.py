@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgekit.cli import parse
-from edgekit.cli.output import Json, Output, Quiet, error_json, reporting, table
+from edgekit.cli.output import Json, Output, Quiet, Verbose, error_json, reporting, table
 from edgekit.errors import UsageError, did_you_mean
 from edgekit.schema import JSON, to_json
 
@@ -94,6 +94,7 @@ def experiment(
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train networks at every width and resolution, each from the same weights with an optimiser of its own.
 
@@ -101,7 +102,7 @@ def experiment(
     computation and latency. Killed at any moment, the same command goes on, to the same table. With --recipe
     mobilenet-published and no more than --data it is the published experiment.
     """
-    with reporting("experiment", as_json, quiet) as output:
+    with reporting("experiment", as_json, quiet, verbose) as output:
         chosen = _recipe(recipe, set_, {"epochs": epochs, "batch": batch, "lr": lr})
         grid, place = _asked(
             networks, data, alpha, res, seeds, chosen, option, out, jobs, threads, workers, retries, ray,

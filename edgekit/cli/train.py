@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgekit.cli import parse
-from edgekit.cli.output import INTERRUPTED, Json, Output, Quiet, leave, millions, reporting, table
+from edgekit.cli.output import INTERRUPTED, Json, Output, Quiet, Verbose, leave, millions, reporting, table
 from edgekit.errors import UsageError
 from edgekit.schema import JSON, to_json
 from edgekit.variant import Variant, format_alpha
@@ -104,6 +104,7 @@ def train(
     force: Annotated[bool, typer.Option(help="Start again, whatever is in the folder.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train a network; a run that was stopped or killed goes on with the same command, to the same result.
 
@@ -112,7 +113,7 @@ def train(
     processes on several machines.
     """
     speaks = _speaks()
-    with reporting("train", as_json and speaks, quiet or not speaks) as output:
+    with reporting("train", as_json and speaks, quiet or not speaks, verbose) as output:
         source = _source(data)
         request = _request(
             model,

@@ -29,6 +29,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekit import environment, manifest, profile
 from edgekit.cli import app, run
+from edgekit.cli.style import app as style_app
 from edgekit.environment import Environment, Finding
 from edgekit.manifest import (
     Artifact,
@@ -47,7 +48,14 @@ ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden"
 COUNTS: dict[str, Any] = json.loads((ROOT / "tests/reference/model_counts.json").read_text())
 INFO = ("models", "profiles", "doctor", "inspect", "lint")
-COMMANDS = sorted(typer.main.get_command(app).commands)
+GROUPS = ("style",)
+STYLE = [f"style {name}" for name in typer.main.get_command(style_app).commands]
+COMMANDS = sorted([name for name in typer.main.get_command(app).commands if name not in GROUPS] + STYLE)
+
+
+def golden_of(command: str) -> Path:
+    """The file with a command's help; "" is edgekit itself."""
+    return GOLDEN / f"{command.replace(' ', '-') or 'edgekit'}.txt"
 
 
 @dataclass(frozen=True)
@@ -112,12 +120,12 @@ def assert_refused(ran: Ran, code: int, *words: str) -> None:
 # --- help
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS])
+@pytest.mark.parametrize("command", ["", *GROUPS, *COMMANDS])
 def test_help_is_as_it_was_agreed(command: str, edgekit: Edgekit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
-    ran = edgekit(*([command] if command else []), "--help")
+    ran = edgekit(*command.split(), "--help")
     assert (ran.code, ran.err) == (0, "")
-    file = GOLDEN / f"{command or 'edgekit'}.txt"
+    file = golden_of(command)
     if os.environ.get("EDGEKIT_UPDATE_GOLDEN"):
         file.write_text(ran.out)
     how = "if this change is meant: EDGEKIT_UPDATE_GOLDEN=1 python -m pytest tests/cli/test_info.py -k help"
@@ -126,7 +134,8 @@ def test_help_is_as_it_was_agreed(command: str, edgekit: Edgekit, monkeypatch: p
 
 
 def test_every_golden_help_has_its_command() -> None:
-    assert sorted(file.stem for file in GOLDEN.glob("*.txt")) == sorted(["edgekit", *COMMANDS])
+    wanted = [golden_of(command) for command in ("", *GROUPS, *COMMANDS)]
+    assert sorted(GOLDEN.glob("*.txt")) == sorted(wanted)
 
 
 @pytest.mark.parametrize("columns", ["40", "300"])
@@ -139,7 +148,7 @@ def test_help_does_not_depend_on_a_wide_terminal(
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_takes_the_common_options(command: str) -> None:
-    text = (GOLDEN / f"{command}.txt").read_text()
+    text = golden_of(command).read_text()
     assert all(option in text for option in ("--json", "--quiet", "--verbose"))
 
 

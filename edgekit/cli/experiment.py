@@ -109,6 +109,7 @@ def experiment(
             val_share, data_seed, checkpoint_every,
         )  # fmt: skip
         wish = _wish(export or bench, profile, no_engine, bench, runtime, max_time)
+        output.detail(f"{chosen}")
         finished = _run(grid, out, place, wish, force, output)
         _report(finished, out, output)
 

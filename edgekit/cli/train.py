@@ -263,6 +263,7 @@ def _default_out(variant: Variant, data: DataSource, seed: int) -> Path:
 
 def _train(request: TrainRequest, force: bool, output: Output) -> Trained:
     output.note(f"training into {request.out}")
+    output.detail(f"{request.recipe}")
     from edgekit.training import train
 
     with _Watch(output) as watch, _Display(output) as display:

@@ -116,6 +116,7 @@ def end(parent: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_killed_three_times_it_ends_with_the_same_table(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     for _ in range(2):
         steps = begun(tmp_path, small(data))
@@ -132,6 +133,7 @@ def test_killed_three_times_it_ends_with_the_same_table(data: Path, undisturbed:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_on_ray_with_a_worker_killed_the_table_is_the_same(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     steps = begun(tmp_path, small(data))
 

@@ -218,7 +218,7 @@ def gone(pid: int) -> bool:
         return True
 
 
-def wait_until(condition: object, within: float = 60.0) -> None:
+def wait_until(condition: object, within: float = 240.0) -> None:
     assert callable(condition)
     deadline = time.monotonic() + within
     while not condition():

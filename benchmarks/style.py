@@ -135,7 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="style transfer's bars")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", nargs="+", choices=sorted(LIMITS), default=sorted(LIMITS))
-    parser.add_argument("--steps", type=int, default=400, help="of the training")
+    parser.add_argument("--steps", type=int, default=600, help="of the training")
     parser.add_argument("--weights", default="none")
     parser.add_argument("--pictures", type=Path, help="a folder for the pictures, to be looked at")
     parser.add_argument("--no-store", action="store_true", help="print only")

@@ -105,6 +105,18 @@ class TestRatios:
         assert held >= 53
         assert narrow < held - 6  # who takes them for one process is too sure of it
 
+    def test_no_number_of_rounds_takes_away_what_lasts_longer_than_a_run(self):
+        """On a machine whose visits scatter; where they do not, intervals may get narrow."""
+
+        def width(noise: float) -> float:
+            logs = rounds(np.random.default_rng(0), 3000, [1e-3, 2e-3, 3e-3], noise=noise, bursts=0.0)
+            launches = np.repeat([0, 1, 2], 1000).tolist()
+            return float(statistics.log_ratios(logs, launches, 0, 0, only=[1]).interval(0).exp().half_width)
+
+        scatter = 0.08 * np.sqrt(2)
+        assert width(0.08) > 1.96 * statistics.LASTING_SHARE * scatter
+        assert width(0.002) < width(0.08) / 3
+
     @settings(deadline=None)
     @given(st.integers(1, 60), st.integers(0, 5))
     def test_neighbours_are_drawn_together(self, size, seed):

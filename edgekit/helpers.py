@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edgekit import engines
+from edgekit import engines, isolation
 from edgekit.engines.builder import Builder
 from edgekit.graph.simplify import Simplified, Simplifier
 from edgekit.manifest import Engine
@@ -18,17 +18,21 @@ SMALLEST_SIDE = 17  # of the one reference network that leaves its size open
 
 
 class Helpers:
-    """Started before PyTorch is imported, so that their own imports cost no time. To be closed."""
+    """Started before PyTorch is imported, so that their own imports cost no time; with `turns`, so that they do not
+    take its core from it either. To be closed.
+    """
 
-    def __init__(self, profiles: Sequence[ExportProfile], simplify: bool = True) -> None:
+    def __init__(
+        self, profiles: Sequence[ExportProfile], simplify: bool = True, turns: isolation.Turns | None = None
+    ) -> None:
         self.simplifier = Simplifier()
         flavours = {used.flavour for used in profiles if used.flavour != "none" and used.where == "here"}
         self.builders: dict[str, Builder] = {name: engines.flavour(name).builder() for name in flavours}
         if simplify:
-            self.simplifier.start()
+            self.simplifier.start(turns)
         for builder in self.builders.values():
             if builder.flavour.missing() is None:
-                builder.start()
+                builder.start(turns)
 
     def simplify(self, model: bytes) -> Callable[[], Simplified]:
         """Begin to simplify a serialised model; the function returned waits for the result."""

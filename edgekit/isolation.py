@@ -77,6 +77,32 @@ class _Child:
     log: int
 
 
+class Turns:
+    """Children that are started with it import their targets one after another, `at_once` at a time.
+
+    The caller is importing, too; where they share its cores, it comes last. A child's turn is over when it has imported
+    its target, or died. To be closed when all are started.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        self.at_once = at_once
+        self._readers: list[int] = []  # of one pipe a child: it ends when its child's turn does
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for reader in self._readers:
+            os.close(reader)
+        self._readers = []
+
+    def take(self) -> tuple[int | None, int]:
+        """What the next child has to read to its end before it imports, and what it closes after that."""
+        reader, writer = os.pipe()
+        self._readers.append(reader)
+        return self._readers.pop(0) if len(self._readers) > self.at_once else None, writer
+
+
 class Isolated:
     """A child process that serves `target` ("package.module:function"); started on first use, restarted after a death.
 
@@ -111,10 +137,13 @@ class Isolated:
         """The child's process id, None while there is none."""
         return self._child.process.pid if self._child else None
 
-    def start(self) -> None:
-        """Start the child unless it runs; returns in milliseconds, the child imports its target meanwhile."""
+    def start(self, turns: Turns | None = None) -> None:
+        """Start the child unless it runs; returns in milliseconds, the child imports its target meanwhile.
+
+        With `turns`, it waits for its turn first.
+        """
         if self._child is None:
-            self._child = _spawn(self.target, self.environment)
+            self._child = _spawn(self.target, self.environment, turns)
             self._ready = False
 
     def wait_ready(self, timeout: float) -> None:
@@ -219,23 +248,30 @@ class Isolated:
         raise self._failure(f"{self.what} answered with something that is no reply")
 
 
-def _spawn(target: str, environment: Mapping[str, str]) -> _Child:
+def _spawn(target: str, environment: Mapping[str, str], turns: Turns | None) -> _Child:
     ours, theirs = socket.socketpair()
     mailbox = os.memfd_create("edgekit-mailbox", os.MFD_CLOEXEC)
     log = os.memfd_create("edgekit-log", os.MFD_CLOEXEC)
     _set_flag(log, os.O_APPEND)  # so that trimming it starts it afresh instead of leaving a hole
-    with theirs:
-        process = subprocess.Popen(
-            # -P: no module of the current folder may stand in for one of ours
-            [sys.executable, "-P", "-m", "edgekit.isolation", target, str(theirs.fileno()), str(mailbox)],
-            stdin=subprocess.PIPE,  # never written to: the lifeline
-            stdout=log,
-            stderr=log,
-            pass_fds=(theirs.fileno(), mailbox),
-            # The caller's own search path in its own order, as where edgekit is run from a checkout.
-            env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(map(str, sys.path))},
-            process_group=0,  # Ctrl-C goes to the terminal's group; the caller decides what it means
-        )
+    wait, loaded = turns.take() if turns is not None else (None, None)
+    turn = [descriptor for descriptor in (wait, loaded) if descriptor is not None]
+    names = ["-" if descriptor is None else str(descriptor) for descriptor in (wait, loaded)]
+    try:
+        with theirs:
+            process = subprocess.Popen(
+                # -P: no module of the current folder may stand in for one of ours
+                [sys.executable, "-P", "-m", "edgekit.isolation", target, str(theirs.fileno()), str(mailbox), *names],
+                stdin=subprocess.PIPE,  # never written to: the lifeline
+                stdout=log,
+                stderr=log,
+                pass_fds=(theirs.fileno(), mailbox, *turn),
+                # The caller's own search path in its own order, as where edgekit is run from a checkout.
+                env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(map(str, sys.path))},
+                process_group=0,  # Ctrl-C goes to the terminal's group; the caller decides what it means
+            )
+    finally:
+        for descriptor in turn:
+            os.close(descriptor)
     return _Child(process, os.getpid(), ours, mailbox, _new_token(), log)
 
 
@@ -342,14 +378,18 @@ def _tail(log: int) -> str | None:
 # From here on: the child's side.
 
 
-def main(target: str, channel_number: str, mailbox_number: str) -> None:
-    """Serve `target` until the caller hangs up."""
+def main(target: str, channel_number: str, mailbox_number: str, wait: str, loaded: str) -> None:
+    """Serve `target` until the caller hangs up; `wait` and `loaded` are what `Turns.take` gave, "-" for nothing."""
     mailbox = int(mailbox_number)
     with socket.socket(fileno=int(channel_number)) as channel:
         channel.set_inheritable(False)
         os.set_inheritable(mailbox, False)
         _guard(lifeline=0)
+        if wait != "-":
+            os.read(int(wait), 1)
         handle = _load(target)
+        if loaded != "-":
+            os.close(int(loaded))
         size = 0
         while _ring(channel, size) and (request_size := _next_request(channel)):
             size = _answer(handle, mailbox, request_size)

@@ -180,6 +180,14 @@ def test_importing_the_package_loads_nothing_heavy(statement: str) -> None:
     assert json.loads(python(LOADED.format(statement)).stderr) == []
 
 
+def test_a_command_imports_no_other_command() -> None:
+    """Importing them all, with what typer makes of their options, takes as long as the rest of a light command."""
+    code = "import sys; from edgekit.cli import run; run(['profiles']); print(*sys.modules, file=sys.stderr)"
+    loaded = {name for name in python(code).stderr.split() if name.startswith("edgekit.cli.")}
+    assert "edgekit.cli.info" in loaded
+    assert not loaded & {f"edgekit.cli.{other}" for other in ("export", "bench", "train", "experiment", "style")}
+
+
 def test_a_mistake_is_told_without_loading_anything_heavy() -> None:
     code = LOADED.format("from edgekit.cli import run; assert run(['lint', 'x.onnx', '--profile', 'rtxx']) == 2")
     assert json.loads(python(code).stderr.splitlines()[-1]) == []

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.errors import GateFailed, MachineLacks
-from edgekit.isolation import Isolated, IsolationFailed
+from edgekit.isolation import Isolated, IsolationFailed, Turns
 
 TARGETS = """
 import ctypes, os, signal, sys, time
@@ -55,12 +55,21 @@ def obey(request):
         return sorted(int(name) for name in os.listdir("/proc/self/fd") if os.path.exists("/proc/self/fd/" + name))
 """
 
+TIMED = """
+import time
+began = time.monotonic()
+time.sleep(0.3)
+ended = time.monotonic()
+def when(request): return began, ended
+"""
+
 
 @pytest.fixture(autouse=True)
 def targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "isolation_targets.py").write_text(TARGETS)
     (tmp_path / "broken_target.py").write_text("import a_package_that_is_not_there\n")
     (tmp_path / "slow_target.py").write_text("import time\ntime.sleep(1.5)\ndef echo(request): return request\n")
+    (tmp_path / "timed_target.py").write_text(TIMED)
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
@@ -383,7 +392,7 @@ os.waitpid(pid, 0)
 def test_the_death_of_a_handed_over_child_is_an_error_too() -> None:
     caller = run_script("""
 import os, signal
-from edgekit.isolation import Isolated, IsolationFailed
+from edgekit.isolation import Isolated, IsolationFailed, Turns
 shared = Isolated("isolation_targets:obey", what="shared")
 shared.start()
 pid = os.fork()
@@ -398,3 +407,56 @@ shared.release()
 os.waitpid(pid, 0)
 """)
     assert caller.communicate()[0] == "True True said\n"
+
+
+def imports(children: list[Isolated]) -> list[tuple[float, float]]:
+    """When each began to import its target, and when it had."""
+    times: list[tuple[float, float]] = []
+    for child in children:
+        began, ended = child.call(None, timeout=20)  # type: ignore[misc]  # timed_target's answer
+        times.append((began, ended))
+        child.close()
+    return times
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_children_import_in_their_turn(at_once: int) -> None:
+    children = [Isolated("timed_target:when", what=f"number {number}") for number in range(4)]
+    with Turns(at_once) as turns:
+        for child in children:
+            child.start(turns)
+    times = imports(children)
+    for number in range(at_once, 4):
+        assert times[number][0] >= times[number - at_once][1]
+
+
+def test_without_turns_children_import_side_by_side() -> None:
+    """Otherwise the test above proves nothing."""
+    children = [Isolated("timed_target:when", what=f"number {number}") for number in range(2)]
+    for child in children:
+        child.start()
+    (_, first_ended), (second_began, _) = imports(children)
+    assert second_began < first_ended
+
+
+def test_a_child_that_dies_in_its_turn_keeps_nobody_waiting(child: Isolated) -> None:
+    with Turns(1) as turns:
+        slow = Isolated("slow_target:echo", what="the slow one")
+        slow.start(turns)
+        child.start(turns)
+    assert slow.pid is not None
+    os.kill(slow.pid, signal.SIGKILL)
+    assert child.call(("pid",), timeout=20) == child.pid
+    slow.close()
+
+
+def test_turns_leave_no_descriptor_open() -> None:
+    before = set(Path("/proc/self/fd").iterdir())
+    children = [Isolated("isolation_targets:echo", what=f"number {number}") for number in range(3)]
+    with Turns(2) as turns:
+        for child in children:
+            child.start(turns)
+    for child in children:
+        assert child.call("hello", timeout=20) == "hello"
+        child.close()
+    assert set(Path("/proc/self/fd").iterdir()) == before

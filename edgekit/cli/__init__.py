@@ -2,45 +2,61 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
+from collections.abc import Iterable
 from typing import NoReturn
 
 import typer
 
-from edgekit.cli.bench import bench as bench_command
-from edgekit.cli.compare import compare as compare_command
-from edgekit.cli.eval import evaluate
-from edgekit.cli.experiment import experiment
-from edgekit.cli.export import export as export_command
-from edgekit.cli.gates import build, parity
-from edgekit.cli.info import doctor, inspect, lint, models, profiles
 from edgekit.cli.output import INTERRUPTED, SCHEMA, leave
-from edgekit.cli.pick import pick
-from edgekit.cli.report import report
-from edgekit.cli.style import app as style_app
-from edgekit.cli.train import train
 from edgekit.errors import MachineLacks
 
-app = typer.Typer(
-    name="edgekit",
-    help="Carry a CNN from PyTorch to ONNX and TensorRT at every width and resolution, and prove every step.",
-    no_args_is_help=True,
-    add_completion=False,
-    # Plain help: Rich's takes longer to import than everything else that --help needs.
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-app.command("export")(export_command)
-app.command("bench")(bench_command)
-app.command("compare")(compare_command)
-app.command("eval")(evaluate)
-for command in (train, experiment, report, pick, parity, build, lint, inspect, models, profiles, doctor):
-    app.command(command.__name__)(command)
-app.add_typer(style_app, name="style")
+# In the order of --help. The module of the command that was asked for is imported, and no other: all of them, and what
+# typer makes of their options, are half of the time before PyTorch's import begins.
+COMMANDS = {
+    "export": "edgekit.cli.export:export",
+    "bench": "edgekit.cli.bench:bench",
+    "compare": "edgekit.cli.compare:compare",
+    "eval": "edgekit.cli.eval:evaluate",
+    "train": "edgekit.cli.train:train",
+    "experiment": "edgekit.cli.experiment:experiment",
+    "report": "edgekit.cli.report:report",
+    "pick": "edgekit.cli.pick:pick",
+    "parity": "edgekit.cli.gates:parity",
+    "build": "edgekit.cli.gates:build",
+    "lint": "edgekit.cli.info:lint",
+    "inspect": "edgekit.cli.info:inspect",
+    "models": "edgekit.cli.info:models",
+    "profiles": "edgekit.cli.info:profiles",
+    "doctor": "edgekit.cli.info:doctor",
+    "style": "edgekit.cli.style:app",
+}
 
 
-@app.callback(invoke_without_command=True)
+def application(names: Iterable[str] = COMMANDS) -> typer.Typer:
+    """The command line with these commands."""
+    app = typer.Typer(
+        name="edgekit",
+        help="Carry a CNN from PyTorch to ONNX and TensorRT at every width and resolution, and prove every step.",
+        no_args_is_help=True,
+        add_completion=False,
+        # Plain help: Rich's takes longer to import than everything else that --help needs.
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    app.callback(invoke_without_command=True)(_root)
+    for name in names:
+        module, _, attribute = COMMANDS[name].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
+    return app
+
+
 def _root(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
     if version:
         from edgekit import __version__
@@ -56,7 +72,9 @@ def main() -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run one command line; returns its exit code. What the parser refuses follows the same rules as the rest."""
+    name = next(iter(arguments), "")
     try:
+        app = application([name] if name in COMMANDS else COMMANDS)
         code = app(arguments, prog_name="edgekit", standalone_mode=False)
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -10,7 +10,7 @@ from typing import Self
 from edgekit.engines.plan import read_plan_header
 from edgekit.engines.request import BuildRequest, BuiltEngine, Probe, Probed, partial_path
 from edgekit.errors import EdgekitError, MachineLacks
-from edgekit.isolation import Isolated, IsolationFailed
+from edgekit.isolation import Isolated, IsolationFailed, Turns
 
 PROBE_S = 60.0
 
@@ -85,9 +85,9 @@ class Builder:
         """The process id, None while there is none."""
         return self._isolated.pid
 
-    def start(self) -> None:
-        """Let the process load TensorRT while this one does something else."""
-        self._isolated.start()
+    def start(self, turns: Turns | None = None) -> None:
+        """Let the process load TensorRT while this one does something else; with `turns`, in its turn."""
+        self._isolated.start(turns)
 
     def probe(self) -> Probed:
         """Whether this machine could build. Raises MachineLacks where TensorRT cannot even be imported."""

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from edgekit.errors import InputUnusable
-from edgekit.isolation import Isolated
+from edgekit.isolation import Isolated, Turns
 
 MAX_PROTOBUF_BYTES = 2**31 - 1  # a limit of the format; such models keep their weights beside the file
 # Folding may copy a weight (transposed, reshaped), but never make a large file of a small one.
@@ -61,9 +61,9 @@ class Simplifier:
         """The process id, None while there is none."""
         return self._isolated.pid
 
-    def start(self) -> None:
-        """Let the process import onnxsim while this one does something else."""
-        self._isolated.start()
+    def start(self, turns: Turns | None = None) -> None:
+        """Let the process import onnxsim while this one does something else; with `turns`, in its turn."""
+        self._isolated.start(turns)
 
     def submit(self, model_bytes: bytes) -> None:
         """Begin to simplify a serialised ModelProto; returns at once. Raises InputUnusable above 2 GB."""

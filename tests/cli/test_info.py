@@ -28,7 +28,7 @@ import typer
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit import environment, manifest, profile
-from edgekit.cli import app, run
+from edgekit.cli import application, run
 from edgekit.cli.style import app as style_app
 from edgekit.environment import Environment, Finding
 from edgekit.manifest import (
@@ -50,7 +50,7 @@ COUNTS: dict[str, Any] = json.loads((ROOT / "tests/reference/model_counts.json")
 INFO = ("models", "profiles", "doctor", "inspect", "lint")
 GROUPS = ("style",)
 STYLE = [f"style {name}" for name in typer.main.get_command(style_app).commands]
-COMMANDS = sorted([name for name in typer.main.get_command(app).commands if name not in GROUPS] + STYLE)
+COMMANDS = sorted([name for name in typer.main.get_command(application()).commands if name not in GROUPS] + STYLE)
 
 
 def golden_of(command: str) -> Path:

@@ -17,13 +17,9 @@ from typing import Any
 import pytest
 from training_runs import coloured
 
-from edgekit.cli import app, run
-from edgekit.cli.train import train
+from edgekit.cli import run
 from edgekit.training import run_folder
 from edgekit.training.recipe import RECIPES
-
-if "train" not in {command.name for command in app.registered_commands}:
-    app.command("train")(train)
 
 QUICK = ("--option", "depth=10", "--option", "growth=4", "--res", "8", "--threads", "1")
 QUICK += ("--workers", "0", "--batch", "8", "--epochs", "2", "--lr", "0.01", "--optimizer", "adam")
@@ -183,18 +179,8 @@ def test_other_processes_of_a_group_are_silent(
     assert (ran.out, ran.err) == ("", "")
 
 
-START = """
-import sys
-from edgekit.cli import app, main
-from edgekit.cli.train import train
-if "train" not in {command.name for command in app.registered_commands}:
-    app.command("train")(train)
-main()
-"""
-
-
 def process(*arguments: object) -> subprocess.Popen[str]:
-    argv = [sys.executable, "-c", START, "train", *map(str, arguments)]
+    argv = [sys.executable, "-c", "from edgekit.cli import main; main()", "train", *map(str, arguments)]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 

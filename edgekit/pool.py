@@ -54,11 +54,15 @@ class _Worker(Generic[Task, Event]):
         with contextlib.suppress(ConnectionError):
             self.pipe.send(task)
 
+    def dismiss(self) -> None:
+        """It ends while the others go on: giving back its memory takes a while."""
+        with contextlib.suppress(ConnectionError):
+            self.pipe.send(None)
+
     def stop(self) -> None:
         with contextlib.suppress(OSError):
             self.pipe.close()
         self.process.kill()
-        self.process.join()
 
 
 class _Finished:
@@ -80,6 +84,8 @@ def _serve(number: int, work: Work[Task, Event], pipe: Connection, parents: Conn
         try:
             task = pipe.recv()
         except (EOFError, OSError):
+            os._exit(0)
+        if task is None:
             os._exit(0)
         work(number, task, report)
         report(_Finished())
@@ -122,11 +128,15 @@ def run(tasks: Sequence[Task], work: Work[Task, Event], jobs: int) -> Iterator[E
     finally:
         for worker in workers:
             worker.stop()
+        for worker in workers:
+            worker.process.join()
 
 
 def _give_next(worker: _Worker[Task, Event], waiting: list[Task]) -> None:
     if waiting:
         worker.give(waiting.pop())
+    else:
+        worker.dismiss()
 
 
 def _receive(worker: _Worker[Task, Event]) -> Event | Died[Task] | _Finished:

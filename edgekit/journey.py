@@ -7,10 +7,11 @@ variant to its folder.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import onnx
@@ -42,6 +43,7 @@ from edgekit.variant import Variant
 
 Tell = Callable[[str], None]
 FP32_FILE, FP16_FILE, GOLDEN_FILE = "model.onnx", "model.fp16.onnx", "golden.npz"
+AHEAD_BYTES = 64 << 20  # of inputs that are kept until their variant is walked
 GRAPH_FILES = {"fp32": FP32_FILE, "fp16": FP16_FILE}
 
 
@@ -82,17 +84,44 @@ class Remedy:
 class Journey:
     """One network at any size. Raises EdgekitError when it cannot be made or exported."""
 
-    def __init__(self, variant: Variant, plan: Plan, helpers: Helpers, mould: Mould | None = None) -> None:
+    def __init__(self, variant: Variant, plan: Plan, helpers: Helpers) -> None:
         # On a busy machine two threads make PyTorch's convolutions up to thirty times slower than one.
         torch.set_num_threads(1)
         self.plan, self.helpers = plan, helpers
         self.source = plan.source(variant)
         sources.check(variant, plan.weights_of(variant), self.source)
         self.subject = subjects.make(self.source, variant, plan, helpers)
-        self.exported = self.subject.export(variant, self.subject.exporters[0], mould)
+        self.variant = variant
+        self._inputs: dict[Variant, list[Input]] = {}
 
-    def end(self) -> Mould | None:
-        """Give back a mould for networks of the same make, where there is one. No further variant can be walked."""
+    @cached_property
+    def exported(self) -> Exported:
+        """Its graphs, from its own export unless `export` was given a mould for them."""
+        return self.subject.export(self.variant, self.subject.exporters[0])
+
+    def export(self, moulds: Sequence[Mould]) -> None:
+        """Make the graphs, from a mould where one fits. Raises EdgekitError when the network cannot be exported."""
+        self.exported = self.subject.export(self.variant, self.subject.exporters[0], moulds)
+
+    def foresee(self, variants: Sequence[Variant]) -> None:
+        """These will be walked, and something else has to be waited for: do what can be done before there is a graph.
+
+        What cannot be done is left to the walk, which says why.
+        """
+        with suppress(RuntimeError, EdgekitError):
+            for variant in variants:
+                if sum(_bytes(inputs) for inputs in self._inputs.values()) > AHEAD_BYTES:
+                    break
+                self.subject.foresee(self._inputs_of(variant))
+
+    def _inputs_of(self, variant: Variant) -> list[Input]:
+        if variant not in self._inputs:
+            self._inputs[variant] = self.subject.inputs(variant)
+        return self._inputs[variant]
+
+    @cached_property
+    def mould(self) -> Mould | None:
+        """What networks of the same make can be made from, if anything. Raises EdgekitError where a graph fails."""
         return self.exported.mould()
 
     def walk(self, variant: Variant, tell: Tell) -> tuple[Manifest, Path]:
@@ -104,7 +133,7 @@ class Journey:
         sources.check(variant, self.plan.weights_of(variant), self.source)
         staging = Staging(self.plan.folder(variant))
         try:
-            inputs = self.subject.inputs(variant)
+            inputs = self._inputs_of(variant)
             tell("parity")
             builds = EngineBuilds(self.helpers, staging.folder, variant.batch, GRAPH_FILES, self.subject.side(variant))
             proven = self._prove(variant, inputs, lambda graphs: self._stage(staging, graphs, builds))
@@ -119,6 +148,8 @@ class Journey:
             return found, staging.final
         finally:
             staging.discard()
+            if variant in self._inputs:
+                self.subject.forget(self._inputs.pop(variant))
 
     def _engines(self, half: bool) -> list[tuple[ExportProfile, Precision]]:
         """The profiles whose engines are wanted, each with the precision to build."""
@@ -244,6 +275,10 @@ class Journey:
             notes=(*self.subject.notes, *proven.notes),
             seconds=round(seconds, 3),
         )
+
+
+def _bytes(inputs: list[Input]) -> int:
+    return sum(values.nbytes for given in inputs for values in given.feeds.values())
 
 
 def _opset(model: bytes) -> int:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import gc
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,11 +22,14 @@ from edgekit.helpers import Helpers
 from edgekit.isolation import Turns
 from edgekit.manifest import Manifest
 from edgekit.plan import Plan
+from edgekit.shelf import Shelf
 from edgekit.variant import Variant
 
 if TYPE_CHECKING:
     from edgekit.graph.mould import Mould
     from edgekit.journey import Journey
+
+    Moulds = Shelf[tuple[Mould, ...]]
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,10 @@ Watcher = Callable[[Event | None], None]
 
 @dataclass(frozen=True)
 class Task:
-    """Variants that differ in resolution only, and so share weights and graph."""
+    """Variants that differ in resolution only, and so share weights and graph; one that `leads` is exported first."""
 
     variants: tuple[Variant, ...]
+    leads: bool = False
 
 
 def export_variant(variant: Variant, plan: Plan) -> Outcome:
@@ -140,12 +144,20 @@ def _import_journey() -> None:
 
 
 def _build_in_workers(tasks: Sequence[Task], plan: Plan, helpers: Sequence[Helpers], hear: Watcher) -> None:
-    worker = _Worker(plan, helpers)
+    shelves = _shelves(tasks) if len(helpers) > 1 else {}
+    try:
+        _work_off(tasks, _Worker(plan, helpers, shelves), plan, hear)
+    finally:
+        for shelf in shelves.values():
+            shelf.close()
+
+
+def _work_off(tasks: Sequence[Task], worker: _Worker, plan: Plan, hear: Watcher) -> None:
     pending = list(tasks)
     while pending:
         finished: set[Variant] = set()
         lost: list[Task] = []
-        for event in pool.run(pending, worker.work, len(helpers)):
+        for event in pool.run(pending, worker.work, len(worker.helpers)):
             if isinstance(event, pool.Died):
                 lost += _bury(event, finished, plan, hear)
             else:
@@ -168,20 +180,40 @@ def _bury(death: pool.Died[Task], finished: set[Variant], plan: Plan, hear: Watc
 
 
 def _tasks(variants: Sequence[Variant], jobs: int) -> list[Task]:
-    """Variants by network, wide ones first (they take longest); networks are split while workers would idle."""
+    """Variants by network, wide ones first (they take longest); networks are split while workers would idle.
+
+    Where there are several of a make, the narrowest is the very first: the others wait for a mould of it, and are busy
+    with themselves until it is there.
+    """
     groups: dict[tuple[object, ...], list[Variant]] = {}
     for variant in variants:
         groups.setdefault((variant.model, variant.alpha, variant.batch, variant.options), []).append(variant)
     ordered = sorted(groups.values(), key=lambda group: -(group[0].alpha or 1.0))
     parts = -(-jobs // len(ordered))
-    return [Task(tuple(group[part::parts])) for group in ordered for part in range(parts) if group[part::parts]]
+    if jobs > 1 and ordered:
+        alike = [group for group in ordered if _make(group[0]) == _make(ordered[0][0])]
+        ordered.remove(alike[-1])
+        ordered.insert(0, alike[-1])
+    tasks = [Task(tuple(group[part::parts])) for group in ordered for part in range(parts) if group[part::parts]]
+    return [replace(tasks[0], leads=True), *tasks[1:]]
+
+
+def _shelves(tasks: Sequence[Task]) -> dict[Variant, Moulds]:
+    """One for every make that several workers may begin with."""
+    makes = [_make(task.variants[0]) for task in tasks]
+    return {make: Shelf() for make in dict.fromkeys(makes) if makes.count(make) > 1}
+
+
+def _make(variant: Variant) -> Variant:
+    """What networks share that may be made from one mould."""
+    return replace(variant, alpha=None, resolution=None)
 
 
 class _Worker:
     """What a worker process does; each has its own copy. `mould` is what the last network left for the next one."""
 
-    def __init__(self, plan: Plan, helpers: Sequence[Helpers]) -> None:
-        self.plan, self.helpers = plan, helpers
+    def __init__(self, plan: Plan, helpers: Sequence[Helpers], shelves: Mapping[Variant, Moulds]) -> None:
+        self.plan, self.helpers, self.shelves = plan, helpers, shelves
         self.mould: Mould | None = None
 
     def work(self, number: int, task: Task, report: Listener) -> None:
@@ -207,12 +239,38 @@ class _Worker:
 
         report(Stage(variant, "export"))
         smallest = min(task.variants, key=lambda other: other.resolution or 0)
-        return Journey(smallest, self.plan, self.helpers[number], self.mould)
+        make = partial(Journey, smallest, self.plan, self.helpers[number])
+        own = self.mould if self.mould and _make(self.mould.made_at) == _make(variant) else None
+        shelf = self.shelves.get(_make(variant))
+        if own is None and shelf is not None:
+            return self._in_turn(make, shelf, variant, task)
+        journey = make()
+        journey.export([own] if own else ())
+        return journey
+
+    @staticmethod
+    def _in_turn(make: Callable[[], Journey], shelf: Moulds, variant: Variant, task: Task) -> Journey:
+        """Export the network and leave a mould for the other workers; or run its truth until there is one of theirs."""
+        if task.leads:
+            shelf.try_turn()  # before anybody else asks
+        try:
+            journey = make()
+            if not shelf.try_turn():
+                journey.foresee(task.variants)
+                shelf.wait_turn()
+            moulds = shelf.get() or ()
+            journey.export(moulds)
+            if not journey.exported.filled:
+                journey.foresee([variant])  # while the simplifier is at work
+                shelf.put((*moulds, journey.mould) if journey.mould else moulds)
+            return journey
+        finally:
+            shelf.end_turn()
 
     @staticmethod
     def _left_by(journey: Journey | None) -> Mould | None:
         try:
-            return journey.end() if journey else None
+            return journey.mould if journey else None
         except EdgekitError:  # its graphs could not be made: that is in its variants' outcomes
             return None
 

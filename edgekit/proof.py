@@ -97,12 +97,44 @@ class AnyReference(Protocol):
         """How many clipped activations the inputs so far drove to their limit; None where nobody knows of any."""
 
 
+class QuickTruth:
+    """What a quick climb is held against: the network in float32, run before there is any graph to compare it with."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        signature: Signature = Signature(),  # noqa: B008  # frozen
+        strict: bool = True,
+    ) -> None:
+        self.trace = TorchTracer(module, [], channels_last=True, copies=not strict, signature=signature)
+        self._counter = Counter(self.trace.module)
+        self._foreseen: list[tuple[Sequence[Input], _Together, Counts]] = []
+
+    def answers(self, inputs: Sequence[Input], trace: Tracer | None = None) -> tuple[_Together, Counts]:
+        """Its answers to all these inputs, run together, and what it costs at their size; kept until `forget`.
+
+        Another list of the same inputs is another question: what is in them may have changed.
+        """
+        for known, answers, counts in self._foreseen:
+            if known is inputs:
+                return answers, counts
+        answers = _Together(trace or self.trace, inputs, None)
+        answers(inputs[0].feeds)
+        self._foreseen.append((inputs, answers, self._counter.counts()))
+        return answers, self._counter.counts()
+
+    def forget(self, inputs: Sequence[Input]) -> None:
+        """They will not be asked for again."""
+        self._foreseen = [known for known in self._foreseen if known[0] is not inputs]
+
+
 class Reference:
     """A network as PyTorch runs it: the truth, and the noise floors that its arithmetic sets.
 
     In full mode the truth is float64 and every weighted layer is compared; in quick mode the truth is float32 and
     its floor is what folding the batch norms changes: the same sums, rounded elsewhere. Where there are few to fold, it
     is the distance to float64. With `long_sums` the floor has a second run, where they are added in sequence.
+    `quick_truth` is that truth where it is there already.
     """
 
     def __init__(
@@ -115,6 +147,7 @@ class Reference:
         signature: Signature = Signature(),  # noqa: B008  # frozen
         strict: bool = True,
         long_sums: bool = False,
+        quick_truth: QuickTruth | None = None,
     ) -> None:
         # A layer that makes an output is compared under the output's name.
         self.anchors = [] if quick else [anchor for anchor in anchors if not anchor.is_output]
@@ -123,7 +156,8 @@ class Reference:
         self.rules = QUICK if quick else Rules(strict=strict)
         self.raw_is_a_rung, self.checks_batches = not quick, True
         tracer = partial(TorchTracer, anchors=self.anchors, channels_last=quick, copies=not strict, signature=signature)
-        truth = tracer(module, dtype=torch.float32 if quick else torch.float64)
+        self._quick = (quick_truth or QuickTruth(module, signature, strict)) if quick else None
+        truth = self._quick.trace if self._quick else tracer(module, dtype=torch.float64)
         self.truth = Step("pytorch-fp32" if quick else "pytorch-fp64", truth, "fp32")
         lower = folded if quick else module
         first = tracer(module, dtype=torch.float64) if quick and not _mostly_folded(folded) else tracer(lower)
@@ -133,8 +167,8 @@ class Reference:
             self.floors["fp16"] = [FloorRun(tracer(half_precision(folded), channels_last=False))]
         self.clips = None if quick else ClipCounter(truth.module)
         self.room = _Room()
-        self._counter = Counter(truth.module)
-        self._foreseen: _Together | None = None
+        self._counter = None if quick else Counter(truth.module)
+        self._counts: Counts | None = None
         self._of_any_size: tuple[bytes, CpuSession] | None = None  # what the graphs share, and that graph
 
     def together(self, floors: Floors, inputs: Sequence[Input]) -> Floors:
@@ -146,15 +180,15 @@ class Reference:
 
     def answers(self, inputs: Sequence[Input]) -> Tracer:
         """The truth on these inputs, run together where there is room."""
-        if self._foreseen is not None and self._foreseen.inputs is inputs:
-            return self._foreseen
-        return _Together(self.truth.trace, inputs, None if self.quick else self.room)
+        if self._quick is None:
+            return _Together(self.truth.trace, inputs, self.room)
+        answers, self._counts = self._quick.answers(inputs, self.truth.trace)
+        return answers
 
     def foresee(self, inputs: Sequence[Input]) -> None:
         """Run the truth in a quick climb now: these inputs will be asked for, and the graph is still being made."""
-        if self.quick:
-            self._foreseen = _Together(self.truth.trace, inputs, None)
-            self._foreseen(inputs[0].feeds)
+        if self._quick is not None:
+            self._quick.answers(inputs, self.truth.trace)
 
     def settle(self, simplified: onnx.ModelProto, keep: Collection[str]) -> None:
         """Nothing new: the module itself sets the floor."""
@@ -176,7 +210,10 @@ class Reference:
 
     def counts(self) -> Counts:
         """Parameters and multiply-accumulates at the size of the latest inputs."""
-        return self._counter.counts()
+        if self._counter is not None:
+            return self._counter.counts()
+        assert self._counts is not None
+        return self._counts
 
     def saturation(self) -> Saturation | None:
         """How many clipped activations were driven to their limit by the inputs run so far."""

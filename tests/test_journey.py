@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -23,12 +23,14 @@ from edgekit.helpers import Helpers
 from edgekit.isolation import IsolationFailed
 from edgekit.journey import Journey, Proven, _check_declared, _spec
 from edgekit.manifest import Artifact, Manifest
-from edgekit.models._counting import Counts
+from edgekit.models._counting import Counts, count
+from edgekit.parity.ladder import Input
 from edgekit.parity.report import Liveness, ParityReport, Rung
 from edgekit.plan import Plan
-from edgekit.proof import Proof, Reference
+from edgekit.proof import Proof, QuickTruth, Reference
 from edgekit.runtimes.onnxruntime_cpu import CpuSession
 from edgekit.subjects import Exported, Simplification
+from edgekit.subjects import module as module_subject
 from edgekit.variant import Variant
 
 pytestmark = [pytest.mark.xdist_group("ladder"), pytest.mark.usefixtures("one_thread")]
@@ -302,11 +304,112 @@ def test_in_a_full_climb_every_file_is_run_as_it_is(network: Network) -> None:
 def test_a_worker_that_dies_when_everything_is_done_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Journey, "end", lambda self: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(Journey, "mould", property(lambda self: os.kill(os.getpid(), signal.SIGKILL)))
     plan = Plan(sources.SeedWeights(0), (profile.load("cpu"),), ("fp32",), parity="quick", out=tmp_path)
     variants = [Variant("mobilenet_v2", alpha, side) for alpha in (0.1, 0.2) for side in (32, 64)]
     outcomes = pipeline.export_grid(variants, plan)
     assert [outcome.error for outcome in outcomes] == [None] * 4
+
+
+# One export for several workers
+
+
+def exports(monkeypatch: pytest.MonkeyPatch, folder: Path, instead: Callable[[], object] = lambda: None) -> Path:
+    """A file that gets a line whenever a network is exported, in any process; `instead` is called before."""
+    log = folder / "exports.txt"
+    log.touch()
+    real = module_subject.export_onnx
+
+    def counted(*arguments: Any) -> bytes:
+        instead()
+        with log.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return real(*arguments)
+
+    monkeypatch.setattr(module_subject, "export_onnx", counted)
+    return log
+
+
+@pytest.mark.parametrize(("alphas", "parity", "jobs"), [((0.75, 0.5, 0.35), "quick", 3), ((0.5, 0.35), "full", 2)])
+def test_workers_export_a_make_once(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    alphas: tuple[float, ...],
+    parity: Literal["quick", "full"],
+    jobs: int,
+) -> None:
+    log = exports(monkeypatch, tmp_path)
+    plan = Plan(sources.SeedWeights(0), (profile.load("cpu"),), engines=False, parity=parity, out=tmp_path / "out")
+    variants = [Variant("mobilenet_v2", alpha, side) for alpha in alphas for side in (32, 64)]
+    outcomes = pipeline.export_grid(variants, plan, jobs)
+    assert [outcome.error for outcome in outcomes] == [None] * len(variants)
+    assert len(log.read_text().split()) == 1
+
+
+def test_a_network_that_does_not_fit_is_exported_by_its_own_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MobileNet v2 at 0.25 has a shortcut more than at 0.5 and 0.75, which share theirs."""
+    log = exports(monkeypatch, tmp_path)
+    plan = Plan(sources.SeedWeights(0), (profile.load("cpu"),), ("fp32",), parity="quick", out=tmp_path / "out")
+    variants = [Variant("mobilenet_v2", alpha, 32) for alpha in (0.75, 0.5, 0.25)]
+    outcomes = pipeline.export_grid(variants, plan, jobs=3)
+    assert [outcome.error for outcome in outcomes] == [None] * 3
+    assert len(log.read_text().split()) == 2
+
+
+def test_a_worker_that_dies_in_its_turn_leaves_it_to_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    died = tmp_path / "died"
+
+    def die_once() -> None:
+        if not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    log = exports(monkeypatch, tmp_path, die_once)
+    plan = Plan(sources.SeedWeights(0), (profile.load("cpu"),), ("fp32",), parity="quick", out=tmp_path / "out")
+    variants = [Variant("mobilenet_v2", alpha, side) for alpha in (0.5, 0.35) for side in (32, 64)]
+    outcomes = pipeline.export_grid(variants, plan, jobs=2)
+    failed = [outcome for outcome in outcomes if outcome.error]
+    assert len(failed) == 1
+    assert "SIGKILL" in str(failed[0].error)
+    assert log.read_text()
+
+
+def test_what_cannot_be_foreseen_is_one_variants_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = QuickTruth.answers
+
+    def failing(self: QuickTruth, inputs: Sequence[Input], *rest: Any) -> object:
+        if inputs[0].feeds["input"].shape[-1] == 64:
+            raise RuntimeError("no room for 64 pixels")
+        return answers(self, inputs, *rest)
+
+    monkeypatch.setattr(QuickTruth, "answers", failing)
+    plan = Plan(sources.SeedWeights(0), (profile.load("cpu"),), ("fp32",), parity="quick", out=tmp_path)
+    variants = [Variant("mobilenet_v2", alpha, side) for alpha in (0.5, 0.35) for side in (64, 32)]
+    outcomes = pipeline.export_grid(variants, plan, jobs=2)
+    assert [outcome.error is None for outcome in outcomes] == [False, True, False, True]
+    assert "no room for 64 pixels" in str(outcomes[0].error.details())  # type: ignore[union-attr]
+
+
+def test_inputs_that_were_foreseen_are_kept_until_their_variant_is_walked(helpers: Helpers, tmp_path: Path) -> None:
+    plan = Plan(sources.SeedWeights(0), (profile.load("cpu"),), ("fp32",), parity="quick", out=tmp_path)
+    variants = [Variant("mobilenet_v2", 0.35, side) for side in (32, 64)]
+    journey = Journey(variants[0], plan, helpers)
+    journey.foresee(variants)
+    assert isinstance(journey.subject, module_subject.ModuleSubject)
+    truth = journey.subject.truth
+    assert truth is not None
+    rows: list[int] = []
+    truth.trace.module.register_forward_hook(lambda *_: rows.append(1))
+    for variant in variants:
+        found, _ = journey.walk(variant, lambda _: None)
+        assert found.passed
+        assert found.macs == count(journey.subject.loaded.module, variant.resolution or 0).macs
+    assert rows == []
+    assert not truth._foreseen
 
 
 def test_what_a_file_leaves_open_is_open() -> None:

@@ -106,7 +106,7 @@ class Mould:
         half: onnx.ModelProto | None,
     ) -> Mould | None:
         """A mould from the graphs of the module that `cast` is of; None where its weights are not in all of them, bit
-        for bit, under its names. The graphs lose their weights.
+        for bit, under its names.
         """
         if not all(cast.is_in(raw, graph) for graph in (simplified, half) if graph is not None):
             return None
@@ -146,7 +146,9 @@ def _weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in module.state_dict().items() if not name.endswith("num_batches_tracked")}
 
 
-def _emptied(graph: onnx.ModelProto, names: Collection[str]) -> bytes:
+def _emptied(full: onnx.ModelProto, names: Collection[str]) -> bytes:
+    graph = onnx.ModelProto()
+    graph.CopyFrom(full)
     del graph.graph.value_info[:]  # shapes of these widths
     for tensor in graph.graph.initializer:
         if tensor.name in names:

@@ -5,7 +5,7 @@ A subject knows how to make graphs of itself for a variant, what to feed them, a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, Protocol
@@ -53,7 +53,8 @@ class Exported:
     `any_size` says that nothing in them but the declared dimensions of input and outputs depends on the size. `half` is
     whether there is to be a graph in half precision: "try" does without where it cannot be made. `known` graphs are
     this package's own; others are looked at more closely. The nodes named in `keep` stay in FP32. `halve` makes the
-    graph in half precision where that is simpler than converting it, and `take_mould` a mould of all three.
+    graph in half precision where that is simpler than converting it, and `take_mould` a mould of all three;
+    `filled` ones are from a mould themselves.
     """
 
     exporter: str
@@ -67,9 +68,10 @@ class Exported:
     keep: frozenset[str] = frozenset()
     halve: Callable[[], onnx.ModelProto | None] | None = None
     take_mould: TakeMould | None = None
+    filled: bool = False
 
     def mould(self) -> Mould | None:
-        """What the graphs of other widths can be made from, where that is so; these here are used up."""
+        """What the graphs of other widths can be made from, where that is so."""
         if self.take_mould is None or not self.any_size or self.notes:
             return None
         return self.take_mould(self.raw, self.simplified, self.fp16)
@@ -168,14 +170,20 @@ class Subject(Protocol):
     def inputs(self, variant: Variant) -> list[Input]:
         """What to feed the network on its ladder, at the variant's size and batch."""
 
+    def foresee(self, inputs: list[Input]) -> None:
+        """These inputs will be asked for, and there is no graph yet: what can be done now may be done."""
+
+    def forget(self, inputs: list[Input]) -> None:
+        """They will not be asked for again."""
+
     def side(self, variant: Variant) -> int | None:
         """The side of its images where the graph leaves that open."""
 
     def reference(self, feeds: Feeds, quick: bool, fp16: bool) -> AnyReference:
         """What graphs of it that are there already must agree with."""
 
-    def export(self, variant: Variant, exporter: str, mould: Mould | None = None) -> Exported:
-        """Its graphs at the variant's own size, from the mould where they fit.
+    def export(self, variant: Variant, exporter: str, moulds: Sequence[Mould] = ()) -> Exported:
+        """Its graphs at the variant's own size, from the first mould that they fit.
 
         Raises InputUnusable where this exporter cannot express it.
         """

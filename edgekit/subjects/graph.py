@@ -98,6 +98,12 @@ class GraphSubject:
         """What came with the graph, or was made up for it."""
         return [Input(feed.name, feed.values, feed.ordinary) for feed in self._fed(variant)]
 
+    def foresee(self, inputs: list[Input]) -> None:
+        """Nothing: the graph is there from the start."""
+
+    def forget(self, inputs: list[Input]) -> None:
+        """Nothing: they are kept as feeds."""
+
     def _fed(self, variant: Variant) -> list[Feed]:
         key = variant.resolution, variant.batch
         if key not in self._feeds:
@@ -110,7 +116,7 @@ class GraphSubject:
             self._feeds[key] = [feed for feed in found if feed.ordinary or not self.plan.quick]
         return self._feeds[key]
 
-    def export(self, variant: Variant, exporter: str, mould: Mould | None = None) -> Exported:  # noqa: ARG002  # no use
+    def export(self, variant: Variant, exporter: str, moulds: Sequence[Mould] = ()) -> Exported:  # noqa: ARG002  # no use
         """The file's own graph, closed at the sizes of its inputs, tidied and simplified."""
         feeds = self._fed(variant)[0].values
         raw = self._closed(feeds)

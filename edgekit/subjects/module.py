@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -32,7 +33,7 @@ from edgekit.parity.ladder import Input
 from edgekit.parity.metrics import Feeds
 from edgekit.plan import Plan
 from edgekit.preprocessing import IMAGENET
-from edgekit.proof import Reference
+from edgekit.proof import QuickTruth, Reference
 from edgekit.runtimes.long_sums import LONG, LongSums
 from edgekit.sources import Loaded, Source
 from edgekit.subjects import Exported, Simplification
@@ -50,6 +51,7 @@ class ModuleSubject:
         self.contract = self.loaded.preprocessing
         self.notes = self.loaded.notes
         self.digest = checkpoints.digest(self.loaded.module.state_dict())
+        self.truth = QuickTruth(self.loaded.module, self.signature, self._is_known) if plan.quick else None
         self.exporters: tuple[str, ...] = ("torchscript", "dynamo") if plan.exporter == "auto" else (plan.exporter,)
 
     def inputs(self, variant: Variant) -> list[Input]:
@@ -66,11 +68,22 @@ class ModuleSubject:
             inputs.insert(-1, Input("other-size", other.feeds, ordinary=False))
         return inputs
 
-    def export(self, variant: Variant, exporter: str, mould: Mould | None = None) -> Exported:
+    def foresee(self, inputs: list[Input]) -> None:
+        """Run the module in a quick climb: that needs no graph."""
+        if self.truth is not None:
+            self.truth.answers(inputs)
+
+    def forget(self, inputs: list[Input]) -> None:
+        """Give back what is kept for them."""
+        if self.truth is not None:
+            self.truth.forget(inputs)
+
+    def export(self, variant: Variant, exporter: str, moulds: Sequence[Mould] = ()) -> Exported:
         """Its graphs at the variant's own size; the next exporter's where this one cannot express the module."""
         folded = fold_batch_norms(self.loaded.module, self._pairs)
-        if mould is not None and mould.exporter == exporter and mould.fits(folded, variant):
-            return self._from_mould(mould, folded)
+        for mould in moulds:
+            if mould.exporter == exporter and mould.fits(folded, variant):
+                return self._from_mould(mould, folded)
         feeds = self.inputs(variant)[0].feeds
         examples = tuple(torch.from_numpy(feeds[name]) for name in self.signature.inputs)
         dynamic = variant.batch is None
@@ -118,6 +131,7 @@ class ModuleSubject:
             reference=self._reference(folded, anchors, self.plan.quick, self.plan.half, long_sums),
             halve=lambda: mould.filled_half(simplified),
             take_mould=lambda _raw, _simplified, _half: mould,
+            filled=True,
         )
 
     def side(self, variant: Variant) -> int | None:
@@ -139,8 +153,8 @@ class ModuleSubject:
     def _reference(
         self, folded: nn.Module, anchors: list[Anchor], quick: bool, fp16: bool, long_sums: bool
     ) -> Reference:
-        module = self.loaded.module
-        return Reference(module, folded, anchors, quick, fp16, self.signature, self._is_known, long_sums)
+        module, truth = self.loaded.module, self.truth if quick else None
+        return Reference(module, folded, anchors, quick, fp16, self.signature, self._is_known, long_sums, truth)
 
     def _anchors(self, *examples: Tensor) -> tuple[list[Anchor], bool]:
         """The weighted layers, and whether the module takes means over so many values that their order counts."""

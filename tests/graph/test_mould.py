@@ -65,7 +65,7 @@ def test_what_comes_out_of_a_mould_is_the_real_export(wide: Variant, narrow: Var
     assert max(len(mould.raw), len(mould.simplified)) < 100_000  # there are no weights in it
     size = replace(narrow, resolution=wide.resolution)
     real = subject(size, helpers).export(size, "torchscript")
-    filled = subject(narrow, helpers).export(narrow, "torchscript", mould)
+    filled = subject(narrow, helpers).export(narrow, "torchscript", [mould])
     assert filled.made_at == wide  # it was not exported
     assert files(filled) == files(real)
     assert filled.reference.tensors == real.reference.tensors
@@ -81,7 +81,7 @@ def test_weights_that_fit_no_half_are_left_to_the_conversion_which_names_them(he
     assert isinstance(other, ModuleSubject)
     with torch.no_grad():
         other.loaded.module.get_submodule("classifier").weight[0, 0] = 1e6
-    filled = other.export(Variant("mobilenet_v2", 0.5, 64), "torchscript", mould)
+    filled = other.export(Variant("mobilenet_v2", 0.5, 64), "torchscript", [mould])
     assert filled.made_at == first
     with pytest.raises(GateFailed, match="FP16") as caught:
         assert filled.fp16
@@ -172,11 +172,12 @@ def test_a_mould_that_does_not_suit_is_noticed_and_the_network_exported_on_its_o
     """As if something besides the widths had been different: every ReLU6 of the mould ends at 5."""
     first = Journey(Variant("mobilenet_v2", 0.35, 64), plan(tmp_path), helpers)
     first.walk(Variant("mobilenet_v2", 0.35, 64), lambda _: None)
-    mould = first.end()
+    mould = first.mould
     assert mould is not None
     raw, simplified = (_ending_at_5(graph) for graph in (mould.raw, mould.simplified))
     variant = Variant("mobilenet_v2", 0.5, 64)
-    other = Journey(variant, plan(tmp_path), helpers, replace(mould, raw=raw, simplified=simplified))
+    other = Journey(variant, plan(tmp_path), helpers)
+    other.export([replace(mould, raw=raw, simplified=simplified)])
     found, _ = other.walk(variant, lambda _: None)
     assert found.passed
     assert any("exported on its own (rung onnx had failed" in note for note in found.notes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import NoReturn
 
 import typer
@@ -13,30 +13,87 @@ import typer
 from edgekit.cli.output import INTERRUPTED, SCHEMA, leave
 from edgekit.errors import MachineLacks
 
-# In the order of --help. The module of the command that was asked for is imported, and no other: all of them, and what
-# typer makes of their options, are half of the time before PyTorch's import begins.
+
+@dataclass(frozen=True)
+class Command:
+    """Where a command is, as "module:attribute", and what it does: the beginning of its own help."""
+
+    place: str
+    summary: str
+
+
+# In the order of --help. Only the command that was asked for is imported, and none for the list of them: all, with what
+# typer makes of their options, take as long as everything else that happens before PyTorch's import begins.
 COMMANDS = {
-    "export": "edgekit.cli.export:export",
-    "bench": "edgekit.cli.bench:bench",
-    "compare": "edgekit.cli.compare:compare",
-    "eval": "edgekit.cli.eval:evaluate",
-    "train": "edgekit.cli.train:train",
-    "experiment": "edgekit.cli.experiment:experiment",
-    "report": "edgekit.cli.report:report",
-    "pick": "edgekit.cli.pick:pick",
-    "parity": "edgekit.cli.gates:parity",
-    "build": "edgekit.cli.gates:build",
-    "lint": "edgekit.cli.info:lint",
-    "inspect": "edgekit.cli.info:inspect",
-    "models": "edgekit.cli.info:models",
-    "profiles": "edgekit.cli.info:profiles",
-    "doctor": "edgekit.cli.info:doctor",
-    "style": "edgekit.cli.style:app",
+    "export": Command(
+        "edgekit.cli.export:export",
+        "Carry networks from PyTorch to ONNX and TensorRT engines, and prove every step.",
+    ),
+    "bench": Command(
+        "edgekit.cli.bench:bench",
+        "Measure latencies in rounds of random order, as ratios to a fixed reference with 95 % intervals.",
+    ),
+    "compare": Command(
+        "edgekit.cli.compare:compare",
+        "How B's latencies differ from A's, where both measured the same. A change is named where it is beyond doubt.",
+    ),
+    "eval": Command(
+        "edgekit.cli.eval:evaluate",
+        "Measure accuracy: top-1 with its 95 % interval, top-5, loss, and agreement with the fp32 graph.",
+    ),
+    "train": Command(
+        "edgekit.cli.train:train",
+        "Train a network; a run that was stopped or killed goes on with the same command, to the same result.",
+    ),
+    "experiment": Command(
+        "edgekit.cli.experiment:experiment",
+        "Train networks at every width and resolution, each from the same weights with an optimiser of its own.",
+    ),
+    "report": Command(
+        "edgekit.cli.report:report",
+        "Draw what was exported and measured: grid, charts, parity, receipts, provenance, and what was not measured.",
+    ),
+    "pick": Command(
+        "edgekit.cli.pick:pick",
+        "Print the best variant inside a budget, and why each other lost.",
+    ),
+    "parity": Command(
+        "edgekit.cli.gates:parity",
+        "Climb the parity ladder again, with the files as they are on disk. Exit code 1 when a rung fails.",
+    ),
+    "build": Command(
+        "edgekit.cli.gates:build",
+        "Build engines from an exported variant on this machine, and write them into its folder and manifest.",
+    ),
+    "lint": Command(
+        "edgekit.cli.info:lint",
+        "What a target will not take of an ONNX file, and what should not be left in it, before going there.",
+    ),
+    "inspect": Command(
+        "edgekit.cli.info:inspect",
+        "What an exported variant, an ONNX file, a TensorRT plan or golden.npz holds.",
+    ),
+    "models": Command(
+        "edgekit.cli.info:models",
+        "The reference networks: their options, and their parameters and MACs at a width and resolution.",
+    ),
+    "profiles": Command(
+        "edgekit.cli.info:profiles",
+        "The export profiles: what each target takes.",
+    ),
+    "doctor": Command(
+        "edgekit.cli.info:doctor",
+        "What this machine is and can do, tried out; what is missing, and how to get it.",
+    ),
+    "style": Command(
+        "edgekit.cli.style:app",
+        "Style transfer: optimise one picture, train a network for a style, apply it to pictures of any size.",
+    ),
 }
 
 
-def application(names: Iterable[str] = COMMANDS) -> typer.Typer:
-    """The command line with these commands."""
+def application(name: str | None = None) -> typer.Typer:
+    """The command line with one command; without, what lists them all and runs none."""
     app = typer.Typer(
         name="edgekit",
         help="Carry a CNN from PyTorch to ONNX and TensorRT at every width and resolution, and prove every step.",
@@ -47,14 +104,21 @@ def application(names: Iterable[str] = COMMANDS) -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback(invoke_without_command=True)(_root)
-    for name in names:
-        module, _, attribute = COMMANDS[name].partition(":")
-        command = getattr(importlib.import_module(module), attribute)
-        if isinstance(command, typer.Typer):
-            app.add_typer(command, name=name)
-        else:
-            app.command(name)(command)
+    if name is None:
+        for listed, command in COMMANDS.items():
+            app.command(listed, help=command.summary)(_listed)
+        return app
+    module, _, attribute = COMMANDS[name].place.partition(":")
+    found = getattr(importlib.import_module(module), attribute)
+    if isinstance(found, typer.Typer):
+        app.add_typer(found, name=name)
+    else:
+        app.command(name)(found)
     return app
+
+
+def _listed() -> None:
+    raise AssertionError("a command of the list was run")
 
 
 def _root(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
@@ -72,9 +136,11 @@ def main() -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run one command line; returns its exit code. What the parser refuses follows the same rules as the rest."""
+    if arguments[:1] == ["--"]:
+        arguments = arguments[1:]
     name = next(iter(arguments), "")
     try:
-        app = application([name] if name in COMMANDS else COMMANDS)
+        app = application(name if name in COMMANDS else None)
         code = app(arguments, prog_name="edgekit", standalone_mode=False)
     except KeyboardInterrupt:
         return INTERRUPTED

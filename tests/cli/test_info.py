@@ -28,6 +28,7 @@ import typer
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit import environment, manifest, profile
+from edgekit.cli import COMMANDS as EVERY
 from edgekit.cli import application, run
 from edgekit.cli.style import app as style_app
 from edgekit.environment import Environment, Finding
@@ -50,7 +51,7 @@ COUNTS: dict[str, Any] = json.loads((ROOT / "tests/reference/model_counts.json")
 INFO = ("models", "profiles", "doctor", "inspect", "lint")
 GROUPS = ("style",)
 STYLE = [f"style {name}" for name in typer.main.get_command(style_app).commands]
-COMMANDS = sorted([name for name in typer.main.get_command(application()).commands if name not in GROUPS] + STYLE)
+COMMANDS = sorted([name for name in EVERY if name not in GROUPS] + STYLE)
 
 
 def golden_of(command: str) -> Path:
@@ -634,3 +635,9 @@ def test_as_a_process_an_output_that_is_not_read_ends_quietly(tmp_path: Path) ->
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, timeout=60, check=False, env=env)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_list_of_commands_says_what_each_says_of_itself(name: str) -> None:
+    real = typer.main.get_command(application(name)).commands[name]  # type: ignore[attr-defined]
+    assert (real.help or "").split("\n\n")[0].replace("\n", " ") == EVERY[name].summary

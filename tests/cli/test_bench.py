@@ -8,52 +8,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from bench_artifacts import export
+from command_line import Ran
 
 from edgekit.bench import record
 from edgekit.bench.journal import path_beside
 from edgekit.bench.runtimes.onnxruntime_cpu import OnnxRuntimeCpu
-from edgekit.cli import run
 
 QUICK = ("--runtime", "onnxruntime-cpu", "--threads", "1", "--min-time", "0", "--max-time", "0.2", "--no-memory")
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a command line left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        """The one JSON object on stdout."""
-        assert self.out.count("\n") == 1
-        data = json.loads(self.out)
-        assert isinstance(data, dict)
-        assert (data["schema"], data["command"], data["ok"]) == (1, "bench", self.code == 0)
-        return data
-
-
-Edgekit = Callable[..., Ran]
-
-
-@pytest.fixture
-def edgekit(capsys: pytest.CaptureFixture[str]) -> Edgekit:
-    def go(*arguments: object) -> Ran:
-        capsys.readouterr()
-        code = run([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return Ran(code, captured.out, captured.err)
-
-    return go
 
 
 def process(*arguments: object) -> subprocess.Popen[str]:

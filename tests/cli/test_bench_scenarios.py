@@ -8,51 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from bench_artifacts import export
 
 from edgekit.bench import loadgen, record
 from edgekit.bench.journal import path_beside
-from edgekit.cli import run
 
 ONE = ("--runtime", "onnxruntime-cpu", "--threads", "1", "--alpha", "1")
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a command line left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        """The one JSON object on stdout."""
-        assert self.out.count("\n") == 1
-        data = json.loads(self.out)
-        assert isinstance(data, dict)
-        assert data["ok"] is (self.code == 0)
-        return data
-
-
-Edgekit = Callable[..., Ran]
-
-
-@pytest.fixture
-def edgekit(capsys: pytest.CaptureFixture[str]) -> Edgekit:
-    def go(*arguments: object) -> Ran:
-        capsys.readouterr()
-        code = run([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return Ran(code, captured.out, captured.err)
-
-    return go
 
 
 @pytest.fixture(scope="module")

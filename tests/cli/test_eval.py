@@ -2,50 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import classifiers
 import numpy as np
 import pytest
+from command_line import Edgekit
 
 from edgekit import accuracy
-from edgekit.cli import run
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a command line left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        """The one JSON object on stdout."""
-        assert self.out.count("\n") == 1
-        data = json.loads(self.out)
-        assert (data["schema"], data["command"], data["ok"]) == (1, "eval", self.code == 0)
-        return dict(data)
-
-
-Edgekit = Callable[..., Ran]
 
 
 @pytest.fixture
-def edgekit(capsys: pytest.CaptureFixture[str]) -> Edgekit:
-    def go(*arguments: object) -> Ran:
-        capsys.readouterr()
-        code = run(["eval", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return Ran(code, captured.out, captured.err)
-
-    return go
+def edgekit(edgekit: Edgekit) -> Edgekit:
+    return partial(edgekit, "eval")
 
 
 def test_a_grid_is_evaluated_and_its_accuracy_stored(edgekit: Edgekit, tmp_path: Path) -> None:

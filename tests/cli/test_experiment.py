@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import typer
+from command_line import Edgekit
 from PIL import Image
 
-from edgekit.cli.experiment import experiment
 from edgekit.training import run_folder
 from edgekit.training.experiment import folder
 from edgekit.training.experiment.request import ALPHAS, NETWORKS, RESOLUTIONS
@@ -26,41 +23,10 @@ from edgekit.training.experiment.request import ALPHAS, NETWORKS, RESOLUTIONS
 QUICK = ("--epochs", "1", "--batch", "4", "--workers", "0", "--threads", "1", "--jobs", "1")
 TINY = ("mobilenet_v1", "--alpha", ".25", "--res", "32", *QUICK)
 
-app = typer.Typer(rich_markup_mode=None)
-app.command("experiment")(experiment)
-app.callback()(lambda: None)
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a command line left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        """The one JSON object on stdout."""
-        assert self.out.count("\n") == 1
-        data = json.loads(self.out)
-        assert isinstance(data, dict)
-        assert (data["schema"], data["command"], data["ok"]) == (1, "experiment", self.code == 0)
-        return data
-
-
-Edgekit = Callable[..., Ran]
-
 
 @pytest.fixture
-def edgekit(capsys: pytest.CaptureFixture[str]) -> Edgekit:
-    def go(*arguments: object) -> Ran:
-        capsys.readouterr()
-        code = app(["experiment", *map(str, arguments)], standalone_mode=False)
-        captured = capsys.readouterr()
-        return Ran(code if isinstance(code, int) else 0, captured.out, captured.err)
-
-    return go
+def edgekit(edgekit: Edgekit) -> Edgekit:
+    return partial(edgekit, "experiment")
 
 
 @pytest.fixture(scope="module")
@@ -230,8 +196,6 @@ def test_another_experiment_in_the_folder_is_refused(
 
 # --- Ctrl-C
 
-CODE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from test_experiment import app; app()"
-
 
 def test_ctrl_c_ends_it_with_130_and_keeps_what_there_is(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "x"
@@ -247,7 +211,7 @@ def test_ctrl_c_ends_it_with_130_and_keeps_what_there_is(images: Path, tmp_path:
         "--out",
         str(out),
     ]
-    argv = [sys.executable, "-c", CODE, str(Path(__file__).parent), *words]
+    argv = [sys.executable, "-c", "from edgekit.cli import main; main()", *words]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         cell = out / "cells" / "mobilenet_v1-a0.25-r32-s0"
         deadline = time.monotonic() + 120

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ import numpy as np
 import onnx
 import pytest
 import typer
+from command_line import Edgekit, Ran
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit import environment, manifest, profile
 from edgekit.cli import COMMANDS as EVERY
-from edgekit.cli import application, run
+from edgekit.cli import application
 from edgekit.cli.style import app as style_app
 from edgekit.environment import Environment, Finding
 from edgekit.manifest import (
@@ -57,40 +58,6 @@ COMMANDS = sorted([name for name in EVERY if name not in GROUPS] + STYLE)
 def golden_of(command: str) -> Path:
     """The file with a command's help; "" is edgekit itself."""
     return GOLDEN / f"{command.replace(' ', '-') or 'edgekit'}.txt"
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a command line left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        """The one JSON object on stdout, held against what every command promises."""
-        assert self.out.count("\n") == 1
-        data = json.loads(self.out)
-        assert isinstance(data, dict)
-        assert data["schema"] == 1
-        assert data["command"] in COMMANDS
-        assert data["ok"] is (self.code == 0)
-        return data
-
-
-Edgekit = Callable[..., Ran]
-
-
-@pytest.fixture
-def edgekit(capsys: pytest.CaptureFixture[str]) -> Edgekit:
-    def go(*arguments: object) -> Ran:
-        capsys.readouterr()
-        code = run([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return Ran(code, captured.out, captured.err)
-
-    return go
 
 
 def process(*arguments: object, cwd: Path = ROOT) -> Ran:

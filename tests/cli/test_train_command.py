@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -10,14 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
+from command_line import Edgekit
 from training_runs import coloured
 
-from edgekit.cli import run
 from edgekit.training import run_folder
 from edgekit.training.recipe import RECIPES
 
@@ -25,36 +23,9 @@ QUICK = ("--option", "depth=10", "--option", "growth=4", "--res", "8", "--thread
 QUICK += ("--workers", "0", "--batch", "8", "--epochs", "2", "--lr", "0.01", "--optimizer", "adam")
 
 
-@dataclass(frozen=True)
-class Ran:
-    """What a command line left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        """The one JSON object on stdout."""
-        assert self.out.count("\n") == 1
-        data = json.loads(self.out)
-        assert isinstance(data, dict)
-        assert (data["schema"], data["command"], data["ok"]) == (1, "train", self.code == 0)
-        return data
-
-
-Edgekit = Callable[..., Ran]
-
-
 @pytest.fixture
-def edgekit(capsys: pytest.CaptureFixture[str]) -> Edgekit:
-    def go(*arguments: object) -> Ran:
-        capsys.readouterr()
-        code = run(["train", *(str(argument) for argument in arguments)])
-        captured = capsys.readouterr()
-        return Ran(code, captured.out, captured.err)
-
-    return go
+def edgekit(edgekit: Edgekit) -> Edgekit:
+    return partial(edgekit, "train")
 
 
 @pytest.fixture(scope="module")

@@ -144,7 +144,7 @@ def _import_journey() -> None:
 
 
 def _build_in_workers(tasks: Sequence[Task], plan: Plan, helpers: Sequence[Helpers], hear: Watcher) -> None:
-    shelves = _shelves(tasks) if len(helpers) > 1 else {}
+    shelves = _shelves(tasks, plan) if len(helpers) > 1 else {}
     try:
         _work_off(tasks, _Worker(plan, helpers, shelves), plan, hear)
     finally:
@@ -198,9 +198,10 @@ def _tasks(variants: Sequence[Variant], jobs: int) -> list[Task]:
     return [replace(tasks[0], leads=True), *tasks[1:]]
 
 
-def _shelves(tasks: Sequence[Task]) -> dict[Variant, Moulds]:
-    """One for every make that several workers may begin with."""
-    makes = [_make(task.variants[0]) for task in tasks]
+def _shelves(tasks: Sequence[Task], plan: Plan) -> dict[Variant, Moulds]:
+    """One for every make that several workers may begin with. Networks from elsewhere make no moulds."""
+    known = [task.variants[0] for task in tasks if plan.source(task.variants[0]).kind in ("reference", "run")]
+    makes = [_make(variant) for variant in known]
     return {make: Shelf() for make in dict.fromkeys(makes) if makes.count(make) > 1}
 
 
@@ -258,11 +259,14 @@ class _Worker:
             if not shelf.try_turn():
                 journey.foresee(task.variants)
                 shelf.wait_turn()
-            moulds = shelf.get() or ()
-            journey.export(moulds)
-            if not journey.exported.filled:
+            moulds = shelf.get()
+            hopeless = moulds == ()  # others have exported one, and it gave no mould: nobody need wait any more
+            if hopeless:
+                shelf.end_turn()
+            journey.export(moulds or ())
+            if not (hopeless or journey.exported.filled):
                 journey.foresee([variant])  # while the simplifier is at work
-                shelf.put((*moulds, journey.mould) if journey.mould else moulds)
+                shelf.put((*(moulds or ()), journey.mould) if journey.mould else moulds or ())
             return journey
         finally:
             shelf.end_turn()

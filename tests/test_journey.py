@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,8 @@ from edgekit.runtimes.onnxruntime_cpu import CpuSession
 from edgekit.subjects import Exported, Simplification
 from edgekit.subjects import module as module_subject
 from edgekit.variant import Variant
+
+FORK = multiprocessing.get_context("fork")
 
 pytestmark = [pytest.mark.xdist_group("ladder"), pytest.mark.usefixtures("one_thread")]
 
@@ -356,6 +359,28 @@ def test_a_network_that_does_not_fit_is_exported_by_its_own_worker(
     outcomes = pipeline.export_grid(variants, plan, jobs=3)
     assert [outcome.error for outcome in outcomes] == [None] * 3
     assert len(log.read_text().split()) == 2
+
+
+def test_where_there_is_no_mould_to_be_had_nobody_waits_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second and the third worker are told so by the first, and export at the same time."""
+    gate, both = FORK.Barrier(2), FORK.Value("i", 0)
+
+    def meet() -> None:
+        with both.get_lock():
+            both.value += 1
+            first = both.value == 1
+        if not first:
+            gate.wait(60)  # breaks, and fails the variant, where they come one after the other
+
+    log = exports(monkeypatch, tmp_path, meet)
+    monkeypatch.setattr(Exported, "mould", lambda self: None)
+    plan = Plan(sources.SeedWeights(0), (profile.load("cpu"),), ("fp32",), parity="quick", out=tmp_path / "out")
+    variants = [Variant("mobilenet_v2", alpha, 32) for alpha in (0.5, 0.4, 0.35)]
+    outcomes = pipeline.export_grid(variants, plan, jobs=3)
+    assert [outcome.error for outcome in outcomes] == [None] * 3
+    assert len(log.read_text().split()) == 3
 
 
 def test_a_worker_that_dies_in_its_turn_leaves_it_to_the_others(

@@ -87,7 +87,7 @@ def train(out: Path, seed: int, *arguments: str) -> Figure:
     found: dict[str, Any] = json.loads(done.stdout)
     best, history = found["best"], found["history"]
     return Figure(
-        "edgekit " + " ".join(words),
+        "edgekit " + " ".join(words).replace(f"{out.parent}/", ""),  # as typed beside the other runs
         best["val_accuracy"],
         best["val_loss"],
         best["epoch"],

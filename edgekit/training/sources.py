@@ -57,6 +57,7 @@ def _folder(place: str, text: str) -> Path:
 def _near(text: str) -> str | None:
     """The nearest name, or folder beside the one that is missing; None where nothing is near."""
     above = Path(text).parent
-    beside = [str(path) for path in above.iterdir() if path.is_dir()] if above.is_dir() else []
+    there = above.iterdir() if above.is_dir() else ()
+    beside = [str(path) for path in there if path.is_dir() and not path.name.startswith(".")]
     hint = did_you_mean(text, [*NAMES, *beside])
     return hint if hint and hint.startswith("did you mean") else None

@@ -43,6 +43,13 @@ def test_near_misses_are_hinted_at(tmp_path: Path) -> None:
         assert near in (caught.value.hint or "")
 
 
+def test_a_hidden_folder_is_nobodys_data(tmp_path: Path) -> None:
+    (tmp_path / ".digits").mkdir()
+    with pytest.raises(InputUnusable) as caught:
+        parse_data(f"{tmp_path}/digits")
+    assert ".digits" not in (caught.value.hint or "")
+
+
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_bytes(b"")
     with pytest.raises(InputUnusable) as caught:

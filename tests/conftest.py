@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,10 @@ from hypothesis import settings
 # What an example takes on a shared machine says nothing about the code.
 settings.register_profile("edgekit", deadline=None)
 settings.load_profile("edgekit")
+
+# A shell lets what it runs in the background ignore Ctrl-C, and so would every command that a test interrupts do.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if TYPE_CHECKING:
     from subjects import Subject

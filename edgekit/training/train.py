@@ -7,6 +7,7 @@ bring a loop as well, but one whose place in an epoch is kept in private parts. 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib.metadata
 import math
@@ -212,8 +213,16 @@ def _launched(request: TrainRequest) -> Fabric:
     devices, nodes = _processes(request)
     fabric = Fabric(devices=devices, num_nodes=nodes, precision=precision)
     fabric.launch()
+    if fabric.world_size > 1:
+        # Lightning does so for NCCL only; Gloo's threads, left alone, abort a process that ends after its peers.
+        atexit.register(_part)
     torch.set_num_threads(request.threads or max(1, usable_cores() * nodes // fabric.world_size))
     return fabric
+
+
+def _part() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _processes(request: TrainRequest) -> tuple[int | Literal["auto"], int]:

@@ -387,6 +387,7 @@ def main(target: str, channel_number: str, mailbox_number: str, wait: str, loade
         _guard(lifeline=0)
         if wait != "-":
             os.read(int(wait), 1)
+            os.close(int(wait))
         handle = _load(target)
         if loaded != "-":
             os.close(int(loaded))

@@ -15,8 +15,8 @@ SIZE_BYTES = 8
 class Shelf(Generic[Thing]):
     """A place for one thing, made before the workers are forked. Only who has the turn may look or put.
 
-    A process that dies gives its turn back, and leaves there what was there before. Things are pickled: both ends are
-    our own code, and no other process can open the file.
+    A process that dies gives its turn back, and leaves nothing there rather than half a thing. Things are pickled: both
+    ends are our own code, and no other process can open the file.
     """
 
     def __init__(self) -> None:
@@ -54,5 +54,6 @@ class Shelf(Generic[Thing]):
         """Leave something there, unless there is nothing, or it cannot be pickled, or there is no room for it."""
         with contextlib.suppress(pickle.PicklingError, TypeError, AttributeError, OSError):
             data = b"" if thing is None else pickle.dumps(thing, protocol=5)
+            os.pwrite(self._file, bytes(SIZE_BYTES), 0)
             os.pwrite(self._file, data, SIZE_BYTES)
-            os.pwrite(self._file, len(data).to_bytes(SIZE_BYTES, "little"), 0)  # last: half a thing is none
+            os.pwrite(self._file, len(data).to_bytes(SIZE_BYTES, "little"), 0)

@@ -79,7 +79,19 @@ def test_what_cannot_be_pickled_is_not_left(shelf: Shelf[object]) -> None:
     assert shelf.get() == "before"
 
 
-def test_half_a_thing_is_none(shelf: Shelf[object]) -> None:
-    """As if its process had died while it wrote: the size comes last."""
-    os.pwrite(shelf._file, b"half a pickle", SIZE_BYTES)
+def test_half_a_thing_is_none(shelf: Shelf[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that dies while it writes over what was there."""
+    shelf.put("before")
+    write = os.pwrite
+
+    def die(file: int, data: bytes, place: int) -> int:
+        if place == SIZE_BYTES:
+            write(file, data[: len(data) // 2], place)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return write(file, data, place)
+
+    monkeypatch.setattr(os, "pwrite", die)
+    process, _ = elsewhere(lambda _: shelf.put("x" * 1000))
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert shelf.get() is None

@@ -214,7 +214,7 @@ def _launched(request: TrainRequest) -> Fabric:
     fabric = Fabric(devices=devices, num_nodes=nodes, precision=precision)
     fabric.launch()
     if fabric.world_size > 1:
-        # Lightning does so for NCCL only; Gloo's threads, left alone, abort a process that ends after its peers.
+        # Lightning does so for NCCL only; a process with Gloo's threads left running has been seen to abort at its end.
         atexit.register(_part)
     torch.set_num_threads(request.threads or max(1, usable_cores() * nodes // fabric.world_size))
     return fabric

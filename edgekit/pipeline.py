@@ -10,6 +10,7 @@ import gc
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -120,17 +121,20 @@ def _kept(variant: Variant, plan: Plan, key: str) -> Outcome | None:
 
 def _build(variants: Sequence[Variant], plan: Plan, jobs: int, hear: Watcher) -> None:
     tasks = _tasks(variants, jobs)
-    # Processes of their own, which import while this one imports PyTorch, on the cores that it leaves to them: two of
-    # them on one other core slow it down by a sixth.
-    with Turns(max(1, usable_cores() - 1)) as turns:
-        profiles = plan.profiles if plan.engines else ()
-        helpers = [Helpers(profiles, turns=turns) for _ in range(min(jobs, len(tasks)))]
-    try:
-        _import_journey()
-        _build_in_workers(tasks, plan, helpers, hear)
-    finally:
+    first = tasks[:jobs]  # of each worker
+    with ExitStack() as held:
+        shelves = _shelves(tasks, plan) if len(first) > 1 else {}
+        for shelf in shelves.values():
+            held.callback(shelf.close)
+        # Processes of their own, which import while this one imports PyTorch, on the cores that it leaves to them: two
+        # of them on one other core slow it down by a sixth.
+        with Turns(max(1, usable_cores() - 1)) as turns:
+            profiles = plan.profiles if plan.engines else ()
+            helpers = [Helpers(profiles, simplify=not _follows(task, first[0], shelves), turns=turns) for task in first]
         for helper in helpers:
-            helper.close()
+            held.callback(helper.close)
+        _import_journey()
+        _work_off(tasks, _Worker(plan, helpers, shelves), plan, hear)
 
 
 def _import_journey() -> None:
@@ -141,15 +145,6 @@ def _import_journey() -> None:
     finally:
         gc.enable()
         gc.freeze()  # forked workers would otherwise copy every page that the collector touches
-
-
-def _build_in_workers(tasks: Sequence[Task], plan: Plan, helpers: Sequence[Helpers], hear: Watcher) -> None:
-    shelves = _shelves(tasks, plan) if len(helpers) > 1 else {}
-    try:
-        _work_off(tasks, _Worker(plan, helpers, shelves), plan, hear)
-    finally:
-        for shelf in shelves.values():
-            shelf.close()
 
 
 def _work_off(tasks: Sequence[Task], worker: _Worker, plan: Plan, hear: Watcher) -> None:
@@ -203,6 +198,12 @@ def _shelves(tasks: Sequence[Task], plan: Plan) -> dict[Variant, Moulds]:
     known = [task.variants[0] for task in tasks if plan.source(task.variants[0]).kind in ("reference", "run")]
     makes = [_make(variant) for variant in known]
     return {make: Shelf() for make in dict.fromkeys(makes) if makes.count(make) > 1}
+
+
+def _follows(task: Task, leader: Task, shelves: Mapping[Variant, Moulds]) -> bool:
+    """Whether it is likely to be made from what the leader leaves, and to need no simplifier."""
+    make = _make(task.variants[0])
+    return task is not leader and make in shelves and make == _make(leader.variants[0])
 
 
 def _make(variant: Variant) -> Variant:

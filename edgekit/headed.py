@@ -1,4 +1,4 @@
-"""Files that begin alike: what they share is hashed once. Nothing heavy is imported.
+"""Files that begin alike: what they share is kept and hashed once. Nothing heavy is imported.
 
 A network's graph at five resolutions is five files of 14 MB that differ in the last two hundred bytes.
 """
@@ -6,8 +6,9 @@ A network's graph at five resolutions is five files of 14 MB that differ in the 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
 
 
 class Head:
@@ -28,23 +29,48 @@ class Head:
         return found
 
 
-class Headed(bytes):
-    """A whole file's content, which begins with `head`."""
+@dataclass(frozen=True)
+class Headed:
+    """A whole graph file's content: `head` and then `rest`. `bytes` of it joins them, which copies all of it.
+
+    `outline` is the same file without its weights, to look at what it declares; `opened` makes the same graph with its
+    height and width left open, of which there is one for all sizes.
+    """
 
     head: Head
+    rest: bytes
+    outline: bytes
+    opened: Callable[[], bytes]
 
-    @classmethod
-    def joined(cls, head: Head, rest: bytes) -> Self:
-        """The content of `head` and then `rest`."""
-        whole = cls(b"".join((*head.parts, rest)))
-        whole.head = head
-        return whole
+    def __len__(self) -> int:
+        return len(self.head) + len(self.rest)
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self.parts)
+
+    @property
+    def parts(self) -> tuple[bytes, ...]:
+        """What stands one behind the other in the file."""
+        return *self.head.parts, self.rest
 
 
-def sha256(data: bytes) -> str:
-    """The SHA-256 of `data`, in hex."""
-    if not isinstance(data, Headed):
-        return hashlib.sha256(data).hexdigest()
-    found = data.head.sha256.copy()
-    found.update(memoryview(data)[len(data.head) :])
+Content = bytes | Headed
+
+
+def parts(content: Content) -> tuple[bytes, ...]:
+    """What stands one behind the other in a file."""
+    return content.parts if isinstance(content, Headed) else (content,)
+
+
+def outline(content: Content) -> bytes:
+    """A graph file without its weights, where that is at hand, else all of it."""
+    return content.outline if isinstance(content, Headed) else content
+
+
+def sha256(content: Content) -> str:
+    """The SHA-256 of a file's content, in hex."""
+    if not isinstance(content, Headed):
+        return hashlib.sha256(content).hexdigest()
+    found = content.head.sha256.copy()
+    found.update(content.rest)
     return found.hexdigest()

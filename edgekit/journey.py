@@ -20,6 +20,7 @@ import torch
 from edgekit import __version__, environment, golden, profile, sources, subjects
 from edgekit.errors import EdgekitError, GateFailed
 from edgekit.graph.mould import Mould
+from edgekit.headed import Content, outline
 from edgekit.helpers import EngineBuilds, Helpers
 from edgekit.manifest import (
     Artifact,
@@ -63,7 +64,7 @@ class Proven:
         return self.proof.report
 
     @property
-    def deployed(self) -> bytes:
+    def deployed(self) -> Content:
         """The fp32 graph that people get."""
         assert self.graphs.simplified is not None
         return self.graphs.simplified
@@ -102,6 +103,14 @@ class Journey:
     def export(self, moulds: Sequence[Mould]) -> None:
         """Make the graphs, from a mould where one fits. Raises EdgekitError when the network cannot be exported."""
         self.exported = self.subject.export(self.variant, self.subject.exporters[0], moulds)
+
+    def prepare(self) -> None:
+        """It will be exported, and something else has to be waited for: do what the export begins with.
+
+        What cannot be done is left to the export, which says why.
+        """
+        with suppress(RuntimeError, EdgekitError):
+            self.subject.prepare()
 
     def foresee(self, variants: Sequence[Variant]) -> None:
         """These will be walked, and something else has to be waited for: do what can be done before there is a graph.
@@ -281,8 +290,8 @@ def _bytes(inputs: list[Input]) -> int:
     return sum(values.nbytes for given in inputs for values in given.feeds.values())
 
 
-def _opset(model: bytes) -> int:
-    imports = onnx.load_model_from_string(model).opset_import
+def _opset(model: Content) -> int:
+    imports = onnx.load_model_from_string(outline(model)).opset_import
     return int(next((used.version for used in imports if used.domain in ("", "ai.onnx")), 0))
 
 
@@ -315,8 +324,8 @@ def _can_be(shape: tuple[int, ...], declared: tuple[int | str, ...]) -> bool:
     )
 
 
-def _graph_artifact(kind: str, path: str, sha256: str, data: bytes, made_by: str) -> Artifact:
-    graph = onnx.load_model_from_string(data).graph
+def _graph_artifact(kind: str, path: str, sha256: str, data: Content, made_by: str) -> Artifact:
+    graph = onnx.load_model_from_string(outline(data)).graph
     return Artifact(
         kind,
         path,

@@ -276,25 +276,28 @@ class Staging:
 
     def __init__(self, final: Path) -> None:
         self.final = final
-        self._settling: dict[str, Future[str]] = {}
-        self._thread = ThreadPoolExecutor(1)
+        self._hashes: dict[str, Future[str]] = {}
+        self._on_disk: list[Future[None]] = []
+        # One hashes, one waits for the disk.
+        self._hashing, self._settling = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self.folder = final.parent / f".{final.name}.partial-{os.getpid()}"
         with disk_errors(self.folder):
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: headed.Content) -> None:
         """Write a file. It can be read at once; it gets on the disk, and its hash is taken, while others go on.
 
         Waiting for the disk takes as long as climbing a small network's ladder.
         """
         with disk_errors(self.folder / name), (self.folder / name).open("wb") as file:
-            file.write(data)
-        self._settling[name] = self._thread.submit(_settle, self.folder / name, data)
+            file.writelines(headed.parts(data))
+        self._hashes[name] = self._hashing.submit(headed.sha256, data)
+        self._on_disk.append(self._settling.submit(_settle, self.folder / name))
 
     def digest(self, name: str) -> str:
-        """The sha256 of a file that was written, which is on the disk now."""
-        return self._settling[name].result()
+        """The sha256 of a file that was written."""
+        return self._hashes[name].result()
 
     def commit(self, manifest: Manifest) -> None:
         """Move everything to the final folder, the manifest last; files of an older manifest that are gone go too."""
@@ -327,20 +330,20 @@ class Staging:
 
     def discard(self) -> None:
         """Forget what was written so far."""
-        self._thread.shutdown(cancel_futures=True)
+        for thread in (self._hashing, self._settling):
+            thread.shutdown(cancel_futures=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _write_last(self, manifest: Manifest) -> None:
         self.write(NAME, encode(manifest))
-        for name in self._settling:
-            self.digest(name)
+        for settled in self._on_disk:
+            settled.result()
 
 
-def _settle(path: Path, data: bytes) -> str:
-    """Get a written file on the disk; returns its sha256."""
+def _settle(path: Path) -> None:
+    """Get a written file on the disk."""
     with disk_errors(path), path.open("rb") as file:
         os.fsync(file.fileno())
-    return headed.sha256(data)
 
 
 def _listed(folder: Path) -> set[str]:

@@ -258,6 +258,7 @@ class _Worker:
         try:
             journey = make()
             if not shelf.try_turn():
+                journey.prepare()
                 journey.foresee(task.variants)
                 shelf.wait_turn()
             moulds = shelf.get()

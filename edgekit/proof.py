@@ -18,8 +18,8 @@ from torch import nn
 from edgekit.errors import InputUnusable
 from edgekit.graph.folded import folded
 from edgekit.graph.from_torch import WEIGHTED, Anchor, Folded, Signature
-from edgekit.graph.specialise import set_batch, with_open_size
-from edgekit.headed import Headed
+from edgekit.graph.specialise import set_batch
+from edgekit.headed import Content, Headed
 from edgekit.models._counting import Counter, Counts
 from edgekit.parity.batch import check_batch, stack
 from edgekit.parity.ladder import QUICK, Climb, FloorRun, Floors, Input, Rules, Step, Tracer, climb
@@ -37,13 +37,13 @@ ROOM = 32 << 20  # bytes of one tracer's tensors in memory at a time, where one 
 class Graphs:
     """The graphs of one variant, as files hold them; any may be missing."""
 
-    onnx: bytes | None = None
-    simplified: bytes | None = None
-    fp16: bytes | None = None
+    onnx: Content | None = None
+    simplified: Content | None = None
+    fp16: Content | None = None
 
-    def rungs(self) -> list[tuple[str, bytes, Precision]]:
+    def rungs(self) -> list[tuple[str, Content, Precision]]:
         """(name, serialised model, precision) in the order of the climb."""
-        chain: list[tuple[str, bytes | None, Precision]] = [
+        chain: list[tuple[str, Content | None, Precision]] = [
             ("onnx", self.onnx, "fp32"),
             ("simplified", self.simplified, "fp32"),
             ("fp16", self.fp16, "fp16"),
@@ -84,7 +84,7 @@ class AnyReference(Protocol):
         floor cannot be had.
         """
 
-    def open(self, model: bytes, *, one_row: bool) -> Tracer:
+    def open(self, model: Content, *, one_row: bool) -> Tracer:
         """A serialised graph, ready to be run and to name its tensors as the truth does.
 
         With `one_row` it holds for one row only, and is to be opened for any number if that can be done.
@@ -193,19 +193,19 @@ class Reference:
     def settle(self, simplified: onnx.ModelProto, keep: Collection[str]) -> None:
         """Nothing new: the module itself sets the floor."""
 
-    def open(self, model: bytes, *, one_row: bool) -> CpuSession:
+    def open(self, model: Content, *, one_row: bool) -> CpuSession:
         """The graph under ONNX Runtime, with the layers that are compared among its outputs.
 
         In a quick climb files that differ in nothing but the size that they declare are one graph, which is loaded once
         with its size left open: loading takes longer than three runs.
         """
         if one_row:
-            return _session_for_more(model, self.tensors)
+            return _session_for_more(bytes(model), self.tensors)
         if not (self.quick and isinstance(model, Headed)):
-            return CpuSession(model, self.tensors)
+            return CpuSession(bytes(model), self.tensors)
         nodes = model.head.parts[-1]
         if self._of_any_size is None or self._of_any_size[0] is not nodes:
-            self._of_any_size = nodes, CpuSession(with_open_size(model), self.tensors)
+            self._of_any_size = nodes, CpuSession(model.opened(), self.tensors)
         return self._of_any_size[1]
 
     def counts(self) -> Counts:

@@ -55,7 +55,7 @@ def climb_again(manifest: Manifest, folder: Path, weights: sources.Weights | Non
         quick = manifest.parity.mode == "quick"
         reference = again.subject.reference(stored.inputs[0].feeds, quick, graphs.fp16 is not None)
         if graphs.simplified is not None and graphs.fp16 is not None:
-            single, half = map(onnx.load_model_from_string, (graphs.simplified, graphs.fp16))
+            single, half = (onnx.load_model_from_string(bytes(graph)) for graph in (graphs.simplified, graphs.fp16))
             reference.settle(single, kept_fp32(half))
         proof = prove(reference, graphs, stored.inputs, manifest.variant.batch)
     # A file's own truth is float32, and another machine's kernels may sum in another order.
@@ -169,7 +169,7 @@ def bisect(manifest: Manifest, folder: Path, weights: sources.Weights | None = N
         exported = again.subject.export(again.variant, manifest.exporter)
         made = exported.at(again.variant).simplified
         assert made is not None
-        fresh = onnx.load_model_from_string(made)
+        fresh = onnx.load_model_from_string(bytes(made))
         floors = _floors(again.subject.reference(inputs[0].feeds, quick=False, fp16=False), inputs)
     names = [name for node in fresh.graph.node for name in node.output]
     ours, theirs = CpuSession(fresh, names), CpuSession(suspect, names)

@@ -168,7 +168,7 @@ def test_every_graph_is_for_the_size_that_is_asked_for(network: Network, resolut
         replace(subject.variant, resolution=resolution, batch=batch)
     )
     for _, model, _ in graphs.rungs():
-        dims = onnx.load_model_from_string(model).graph.input[0].type.tensor_type.shape.dim
+        dims = onnx.load_model_from_string(bytes(model)).graph.input[0].type.tensor_type.shape.dim
         assert [dim.dim_param or dim.dim_value for dim in dims] == [batch or "batch", 3, resolution, resolution]
 
 
@@ -264,12 +264,13 @@ def test_a_file_that_declares_what_it_was_not_proven_with_fails(
     honest = Sizes.at
 
     def lying(self: Sizes, resolution: int, batch: int | None) -> Headed:
-        model = onnx.load_model_from_string(honest(self, resolution, batch))
+        true = honest(self, resolution, batch)
+        model = onnx.load_model_from_string(bytes(true))
         (value,) = (v for v in (*model.graph.input, *model.graph.output) if v.name == tensor)
         value.type.tensor_type.shape.dim[axis].dim_param = ""
         value.type.tensor_type.shape.dim[axis].dim_value = 7 if tensor == "logits" else 64 if axis else 2
         written = bytes(model.SerializeToString())
-        return Headed.joined(Head(written[:-1]), written[-1:])
+        return Headed(Head(written[:-1]), written[-1:], written, true.opened)
 
     monkeypatch.setattr(Sizes, "at", lying)
     plan = Plan(sources.SeedWeights(0), (profile.load("cpu"),), ("fp32",), parity=parity, out=tmp_path)
@@ -288,7 +289,7 @@ def test_in_a_quick_climb_the_sizes_of_a_network_share_one_session(network: Netw
     assert made.reference.open(large, one_row=False) is session
     for side in (64, 96):
         image = subject.inputs[0].feeds["input"][:, :, :side, :side]
-        wanted = CpuSession(small if side == 64 else large)({"input": image})["logits"]
+        wanted = CpuSession(bytes(small if side == 64 else large))({"input": image})["logits"]
         assert abs(session({"input": image})["logits"] - wanted).max() < 1e-5 * abs(wanted).max()
     another = exported(network("mobilenet_v2"), network("mobilenet_v2").graph, quick=True).at(subject.variant)
     assert another.simplified is not None
@@ -417,6 +418,26 @@ def test_what_cannot_be_foreseen_is_one_variants_failure(tmp_path: Path, monkeyp
     outcomes = pipeline.export_grid(variants, plan, jobs=2)
     assert [outcome.error is None for outcome in outcomes] == [False, True, False, True]
     assert "no room for 64 pixels" in str(outcomes[0].error.details())  # type: ignore[union-attr]
+
+
+def test_what_was_prepared_is_exported_once(helpers: Helpers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folded: list[str] = []
+    fold = module_subject.fold_batch_norms
+
+    def counted(*given: Any) -> object:
+        folded.append("once more")
+        return fold(*given)
+
+    monkeypatch.setattr(module_subject, "fold_batch_norms", counted)
+    plan = Plan(sources.SeedWeights(0), (profile.load("cpu"),), ("fp32",), parity="quick", out=tmp_path)
+    variant = Variant("mobilenet_v2", 0.35, 32)
+    journey = Journey(variant, plan, helpers)
+    journey.prepare()
+    journey.export(())
+    assert len(folded) == 1
+    assert journey.walk(variant, lambda _: None)[0].passed
+    journey.export(())  # at another size, or with another exporter: what was prepared is gone, and is made again
+    assert len(folded) == 2
 
 
 def test_inputs_that_were_foreseen_are_kept_until_their_variant_is_walked(helpers: Helpers, tmp_path: Path) -> None:

@@ -7,11 +7,15 @@ with a real export there (`same_graph`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import onnx
 
 from edgekit.headed import Head, Headed
 
 GRAPH = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"]
+INPUT, WEIGHTS = (onnx.GraphProto.DESCRIPTOR.fields_by_name[name] for name in ("input", "initializer"))
 GRAPH_TAG = bytes([GRAPH.number << 3 | 2])  # 2: what follows has a length
 
 
@@ -26,16 +30,35 @@ class Sizes:
         del model.graph.value_info[:]
         self._interface = onnx.GraphProto(input=model.graph.input, output=model.graph.output)
         self._nodes, self._behind = self._graph(model.graph)
+        self._outline = _without_weights(model.graph)
         self._before, self._after = _around_graph(model)
         self._heads: dict[int, Head] = {}
 
     def at(self, resolution: int, batch: int | None) -> Headed:
         """The serialised model for inputs (batch, C, resolution, resolution); batch None is a dynamic dimension."""
-        for dim in self._interface.input[0].type.tensor_type.shape.dim[2:4]:
+        for dim in self._image:
             _set(dim, resolution)
+        rest = self._rest(batch)
+        outline = self._start(len(self._outline) + len(rest)) + self._outline + rest + self._after
+        return Headed(self._head(len(rest)), rest + self._after, outline, partial(self._opened, batch))
+
+    def _opened(self, batch: int | None) -> bytes:
+        """The serialised model for images of any height and width."""
+        for dim, name in zip(self._image, ("height", "width"), strict=True):
+            dim.dim_param = name
+        rest = self._rest(batch)
+        return b"".join((self._start(len(self._nodes) + len(rest)), self._nodes, rest, self._after))
+
+    @property
+    def _image(self) -> Sequence[onnx.TensorShapeProto.Dimension]:
+        """The height and the width of the input."""
+        dims: Sequence[onnx.TensorShapeProto.Dimension] = self._interface.input[0].type.tensor_type.shape.dim[2:4]
+        return dims
+
+    def _rest(self, batch: int | None) -> bytes:
+        """The graph's inputs and outputs, and what stands behind them in it."""
         _set_rows(self._interface, batch)
-        rest = self._interface.SerializeToString(deterministic=True) + self._behind
-        return Headed.joined(self._head(len(rest)), rest + self._after)
+        return bytes(self._interface.SerializeToString(deterministic=True)) + self._behind
 
     def same_as(self, other: Sizes) -> bool:
         """Whether both are the same graph but for the declared sizes."""
@@ -51,10 +74,21 @@ class Sizes:
 
     def _head(self, rest: int) -> Head:
         """Everything up to the inputs, the graph's length in bytes included, of which `rest` are still to come."""
-        length = len(self._nodes) + rest
-        if length not in self._heads:
-            self._heads[length] = Head(self._before + GRAPH_TAG + _varint(length), self._nodes)
-        return self._heads[length]
+        if rest not in self._heads:
+            self._heads[rest] = Head(self._start(len(self._nodes) + rest), self._nodes)
+        return self._heads[rest]
+
+    def _start(self, length: int) -> bytes:
+        """What stands before a graph of so many bytes."""
+        return self._before + GRAPH_TAG + _varint(length)
+
+
+def _without_weights(graph: onnx.GraphProto) -> bytes:
+    """The serialised graph up to its inputs and outputs, as if it had no initializers."""
+    names = [field.name for field, _ in graph.ListFields() if field.number < INPUT.number and field != WEIGHTS]
+    return bytes(
+        onnx.GraphProto(**{name: getattr(graph, name) for name in names}).SerializeToString(deterministic=True)
+    )
 
 
 def _around_graph(model: onnx.ModelProto) -> tuple[bytes, bytes]:
@@ -84,15 +118,7 @@ def _varint(number: int) -> bytes:
 
 def specialise(model: onnx.ModelProto, resolution: int, batch: int | None) -> bytes:
     """One graph of `Sizes`."""
-    return Sizes(model).at(resolution, batch)
-
-
-def with_open_size(model: bytes) -> onnx.ModelProto:
-    """The model with height and width of its image left open."""
-    graph = onnx.load_model_from_string(model)
-    height, width = graph.graph.input[0].type.tensor_type.shape.dim[2:4]
-    height.dim_param, width.dim_param = "height", "width"
-    return graph
+    return bytes(Sizes(model).at(resolution, batch))
 
 
 def set_batch(model: onnx.ModelProto, batch: int | None) -> None:

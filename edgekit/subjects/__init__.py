@@ -173,6 +173,9 @@ class Subject(Protocol):
     def foresee(self, inputs: list[Input]) -> None:
         """These inputs will be asked for, and there is no graph yet: what can be done now may be done."""
 
+    def prepare(self) -> None:
+        """It will be exported: what that begins with may be done now."""
+
     def forget(self, inputs: list[Input]) -> None:
         """They will not be asked for again."""
 

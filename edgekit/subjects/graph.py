@@ -23,6 +23,7 @@ from edgekit.graph.interface import slots as incoming_slots
 from edgekit.graph.mould import Mould
 from edgekit.graph.tidy import tidy
 from edgekit.graph.upgrade import upgraded
+from edgekit.headed import Content
 from edgekit.helpers import Helpers
 from edgekit.models._counting import Counts
 from edgekit.parity.ladder import FloorRun, Floors, Input, Rules, Step, Tracer
@@ -99,6 +100,9 @@ class GraphSubject:
         return [Input(feed.name, feed.values, feed.ordinary) for feed in self._fed(variant)]
 
     def foresee(self, inputs: list[Input]) -> None:
+        """Nothing: the graph is there from the start."""
+
+    def prepare(self) -> None:
         """Nothing: the graph is there from the start."""
 
     def forget(self, inputs: list[Input]) -> None:
@@ -227,9 +231,9 @@ class GraphReference:
     def foresee(self, inputs: Sequence[Input]) -> None:
         """Nothing: its process has one thing in hand at a time."""
 
-    def open(self, model: bytes, *, one_row: bool) -> Tracer:  # noqa: ARG002
+    def open(self, model: Content, *, one_row: bool) -> Tracer:  # noqa: ARG002
         """The graph, with every tensor that stands for one of the original's under that one's name."""
-        changed = onnx.load_model_from_string(model)
+        changed = onnx.load_model_from_string(bytes(model))
         return self._open(changed, changed, optimise=True)
 
     def _open(self, model: onnx.ModelProto, named: onnx.ModelProto, *, optimise: bool) -> Tracer:

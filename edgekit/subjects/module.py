@@ -51,6 +51,7 @@ class ModuleSubject:
         self.contract = self.loaded.preprocessing
         self.notes = self.loaded.notes
         self.digest = checkpoints.digest(self.loaded.module.state_dict())
+        self._folded: nn.Module | None = None  # made ahead for the next export; it holds all weights once more
         self.truth = QuickTruth(self.loaded.module, self.signature, self._is_known) if plan.quick else None
         self.exporters: tuple[str, ...] = ("torchscript", "dynamo") if plan.exporter == "auto" else (plan.exporter,)
 
@@ -73,6 +74,10 @@ class ModuleSubject:
         if self.truth is not None:
             self.truth.answers(inputs)
 
+    def prepare(self) -> None:
+        """Fold the batch norms."""
+        self._folded = fold_batch_norms(self.loaded.module, self._pairs)
+
     def forget(self, inputs: list[Input]) -> None:
         """Give back what is kept for them."""
         if self.truth is not None:
@@ -80,7 +85,7 @@ class ModuleSubject:
 
     def export(self, variant: Variant, exporter: str, moulds: Sequence[Mould] = ()) -> Exported:
         """Its graphs at the variant's own size; the next exporter's where this one cannot express the module."""
-        folded = fold_batch_norms(self.loaded.module, self._pairs)
+        folded, self._folded = self._folded or fold_batch_norms(self.loaded.module, self._pairs), None
         for mould in moulds:
             if mould.exporter == exporter and mould.fits(folded, variant):
                 return self._from_mould(mould, folded)

@@ -69,6 +69,28 @@ def test_a_rewritten_graph_gives_the_results_of_the_network_at_that_size(network
     assert np.abs(found - wanted).max() < 1e-4 * np.abs(wanted).max()
 
 
+@given(st.integers(1, 8192), st.none() | st.integers(1, 4096))
+def test_the_outline_is_the_file_without_its_weights(resolution: int, batch: int | None) -> None:
+    model = bare()
+    model.graph.initializer.add(name="unused", dims=[1], data_type=TensorProto.FLOAT, raw_data=b"abcd")
+    written = Sizes(model).at(resolution, batch)
+    whole = onnx.load_model_from_string(bytes(written))
+    assert len(whole.graph.initializer) == 1
+    del whole.graph.initializer[:]
+    assert onnx.load_model_from_string(written.outline) == whole
+
+
+@pytest.mark.parametrize("batch", [1, 4, None])
+def test_the_opened_graph_is_the_same_for_every_size(batch: int | None) -> None:
+    made = Sizes(bare())
+    small, large = (made.at(side, batch) for side in (8, 16))
+    opened = small.opened()
+    assert opened == large.opened()
+    rows = "batch" if batch is None else batch
+    assert sizes(onnx.load_model_from_string(opened)) == [[rows, 3, "height", "width"], [rows, 3]]
+    assert bytes(made.at(8, batch)) == bytes(small)  # opening it changes nothing that is made afterwards
+
+
 def test_a_network_that_depends_on_the_resolution_is_told_from_one_that_does_not() -> None:
     def exported(side: int, *, pooled: bool) -> onnx.ModelProto:
         torch.manual_seed(0)
@@ -125,11 +147,12 @@ def test_a_graph_at_many_sizes_is_what_protobuf_writes(wanted: list[tuple[int, i
     model.graph.initializer.add(name="unused", dims=[1], data_type=TensorProto.FLOAT, raw_data=b"abcd")
     many = Sizes(model)
     for resolution, batch in wanted:
-        written = many.at(resolution, batch)
+        content = many.at(resolution, batch)
+        written = bytes(content)
         assert sizes(onnx.load_model_from_string(written))[0][2:] == [resolution, resolution]
         assert written == onnx.load_model_from_string(written).SerializeToString(deterministic=True)
         assert written.endswith(model.SerializeToString(deterministic=True)[-20:])
-        assert sha256(written) == hashlib.sha256(bytes(written)).hexdigest()
+        assert sha256(content) == hashlib.sha256(written).hexdigest()
 
 
 def test_the_model_keeps_what_it_declares() -> None:

@@ -39,6 +39,40 @@ def run(module: nn.Module, *values: float) -> Tensor:
 # Tracing
 
 
+@pytest.mark.parametrize("name", ["mobilenet_v1", "mobilenet_v2", "c_mobilenet_v2"])
+def test_activations_that_overwrite_their_input_change_no_bit(network: Network, name: str) -> None:
+    subject = network(name)
+    feeds = subject.inputs[0].feeds
+    for module in (subject.module, subject.folded):
+        overwriting = TorchTracer(module, [], channels_last=True)
+        keeping = TorchTracer(module, [], channels_last=True, copies=True)
+        assert sum(getattr(layer, "inplace", False) for layer in overwriting.module.modules()) > 10
+        assert np.array_equal(overwriting(feeds)["logits"], keeping(feeds)["logits"])
+        assert not any(getattr(layer, "inplace", False) for layer in module.modules())
+
+
+def test_an_activation_overwrites_nothing_that_others_see() -> None:
+    """A tensor that goes two ways, one that a trace hands out, and the input itself."""
+
+    class TwoWays(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.act = nn.BatchNorm2d(2), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.norm(x)
+            result: Tensor = y + self.act(y)
+            return result
+
+    for module, anchors in (
+        (TwoWays(), []),
+        (nn.Sequential(nn.ReLU(), nn.BatchNorm2d(2)), []),
+        (nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2), nn.ReLU()), [Anchor("0", "1")]),
+    ):
+        tracer = TorchTracer(module.eval(), anchors, channels_last=True)
+        assert not any(getattr(layer, "inplace", False) for layer in tracer.module.modules())
+
+
 def test_a_trace_holds_every_anchor_behind_its_norm_and_the_output(network: Network) -> None:
     subject = network("mobilenet_v2")
     anchors = [anchor for anchor in subject.anchors if not anchor.is_output]

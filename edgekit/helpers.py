@@ -26,6 +26,7 @@ class Helpers:
         self, profiles: Sequence[ExportProfile], simplify: bool = True, turns: isolation.Turns | None = None
     ) -> None:
         self.simplifier = Simplifier()
+        self._simplifying: object = None  # what was begun last
         flavours = {used.flavour for used in profiles if used.flavour != "none" and used.where == "here"}
         self.builders: dict[str, Builder] = {name: engines.flavour(name).builder() for name in flavours}
         if simplify:
@@ -35,9 +36,19 @@ class Helpers:
                 builder.start(turns)
 
     def simplify(self, model: bytes) -> Callable[[], Simplified]:
-        """Begin to simplify a serialised model; the function returned waits for the result."""
+        """Begin to simplify a serialised model; the function returned waits for the result.
+
+        A model before it, whose result nobody has waited for, gives way: what wanted it has failed. Where it is waited
+        for all the same, it begins anew.
+        """
+        self.simplifier.drop()
         self.simplifier.submit(model)
-        return self.simplifier.result
+        mine = self._simplifying = object()
+
+        def result() -> Simplified:
+            return self.simplifier.result() if self._simplifying is mine else self.simplify(model)()
+
+        return result
 
     def close(self) -> None:
         """End the processes at once."""

@@ -183,6 +183,12 @@ class Isolated:
         self._in_flight_for = None
         return self._open_reply(self._child, _get(self._child.mailbox, size))
 
+    def drop(self, timeout: float) -> None:
+        """Forget what is in flight, if anything is: its reply, or that there is none, is of no interest any more."""
+        if self._child is not None and self._in_flight_for == os.getpid():
+            with contextlib.suppress(EdgekitError):
+                self.result(timeout)
+
     def call(self, request: object, timeout: float) -> object:
         """`submit` and `result` in one."""
         self.submit(request)

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit import manifest, pool
+from edgekit import lean, manifest, pool
 from edgekit.environment import usable_cores
 from edgekit.errors import EdgekitError, GateFailed
 from edgekit.helpers import Helpers
@@ -133,14 +133,20 @@ def _build(variants: Sequence[Variant], plan: Plan, jobs: int, hear: Watcher) ->
             helpers = [Helpers(profiles, simplify=not _follows(task, first[0], shelves), turns=turns) for task in first]
         for helper in helpers:
             held.callback(helper.close)
-        _import_journey()
+        _import_journey(all(_is_known(variant, plan) for variant in variants) and plan.exporter != "dynamo")
         _work_off(tasks, _Worker(plan, helpers, shelves), plan, hear)
 
 
-def _import_journey() -> None:
-    """Import PyTorch and all, with the garbage collector off: it would search a million live objects in vain."""
+def _import_journey(only_known: bool) -> None:
+    """Import PyTorch and all, with the garbage collector off: it would search a million live objects in vain.
+
+    For a journey with `only_known` networks, and the exporter that they are known to need, PyTorch need not be all
+    there.
+    """
     gc.disable()
     try:
+        if only_known:
+            lean.import_torch()
         import edgekit.journey  # noqa: F401
     finally:
         gc.enable()
@@ -195,9 +201,14 @@ def _tasks(variants: Sequence[Variant], jobs: int) -> list[Task]:
 
 def _shelves(tasks: Sequence[Task], plan: Plan) -> dict[Variant, Moulds]:
     """One for every make that several workers may begin with. Networks from elsewhere make no moulds."""
-    known = [task.variants[0] for task in tasks if plan.source(task.variants[0]).kind in ("reference", "run")]
+    known = [task.variants[0] for task in tasks if _is_known(task.variants[0], plan)]
     makes = [_make(variant) for variant in known]
     return {make: Shelf() for make in dict.fromkeys(makes) if makes.count(make) > 1}
+
+
+def _is_known(variant: Variant, plan: Plan) -> bool:
+    """Whether it is a network of this package's own."""
+    return plan.source(variant).kind in ("reference", "run")
 
 
 def _follows(task: Task, leader: Task, shelves: Mapping[Variant, Moulds]) -> bool:
@@ -225,8 +236,14 @@ class _Worker:
         for variant in task.variants:
             start = time.perf_counter()
             try:
-                journey = journey or self._journey(number, task, variant, report)
-                found, directory = journey.walk(variant, partial(_tell, variant, report))
+                try:
+                    journey = journey or self._journey(number, task, variant, report)
+                    found, directory = journey.walk(variant, partial(_tell, variant, report))
+                except Exception:
+                    if not lean.complete():
+                        raise
+                    journey = self._journey(number, task, variant, report)  # once more, with all of PyTorch
+                    found, directory = journey.walk(variant, partial(_tell, variant, report))
                 error = gate(found, variant.slug)
                 report(Outcome(variant, directory, time.perf_counter() - start, found, error=error))
             except Exception as failure:  # the others of the grid go on

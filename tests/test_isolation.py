@@ -237,6 +237,17 @@ def test_one_request_at_a_time(child: Isolated) -> None:
     child.result(10)
 
 
+@pytest.mark.parametrize("verb", ["pid", "gate", "bug", "exit"])
+def test_what_was_submitted_can_be_dropped(child: Isolated, verb: str) -> None:
+    """Whatever becomes of it."""
+    child.drop(1)  # nothing yet
+    child.submit((verb, 3))
+    child.drop(10)
+    with pytest.raises(RuntimeError, match="nothing was submitted"):
+        child.result(1)
+    assert child.call(("pid",), 10) == child.pid
+
+
 def test_nothing_leaks_over_many_deaths() -> None:
     def descriptors() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))

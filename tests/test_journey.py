@@ -91,6 +91,16 @@ def test_after_a_failure_it_begins_anew_when_it_is_asked_again(network: Network,
     assert recorded.log == ["begun", "waited for"] * (failures + 1)
 
 
+def test_a_graph_gives_way_to_the_next_and_is_simplified_when_it_is_waited_for(
+    network: Network, helpers: Helpers
+) -> None:
+    first, second = (network(name).graph() for name in ("mobilenet_v1", "mobilenet_v2"))
+    begun = [helpers.simplify(graph.SerializeToString()) for graph in (first, second)]
+    for graph, wait in reversed(list(zip((first, second), begun, strict=True))):
+        weights = {held.name for held in onnx.load_model_from_string(wait().model_bytes).graph.initializer}
+        assert {held.name for held in graph.graph.initializer} & weights
+
+
 def test_a_simplifier_that_died_is_started_again(network: Network, helpers: Helpers) -> None:
     """The real one: the variants that follow must not all fail with the first."""
     subject = network("mobilenet_v2")

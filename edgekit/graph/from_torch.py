@@ -21,6 +21,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+from edgekit import lean
 from edgekit.errors import InputUnusable
 
 Exporter = Literal["torchscript", "dynamo"]
@@ -261,6 +262,7 @@ def _torchscript(
 def _dynamo(
     folded: nn.Module, examples: tuple[Tensor, ...], opset: int, dynamic_batch: bool, signature: Signature
 ) -> bytes:
+    lean.complete()
     shapes = {axis: torch.export.Dim(name, min=1, max=4096) for axis, name in signature.axes(dynamic_batch).items()}
     if dynamic_batch and examples[0].shape[0] == 1:  # torch.export specialises on a size of 1
         examples = tuple(torch.cat([example, example]) for example in examples)

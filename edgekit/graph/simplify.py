@@ -77,6 +77,10 @@ class Simplifier:
         limit = min(MAX_GROWTH * len(model_bytes) + SPARE_BYTES, MAX_PROTOBUF_BYTES)
         self._isolated.submit(SimplifyRequest(model_bytes, limit))
 
+    def drop(self) -> None:
+        """Forget what was submitted and not asked for."""
+        self._isolated.drop(self.timeout_s)
+
     def result(self) -> Simplified:
         """The simplified graph of what was submitted.
 

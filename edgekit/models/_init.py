@@ -17,18 +17,24 @@ def initialise(module: nn.Module, seed: int) -> None:
     A Linear without bias is no classifier but part of a block (squeeze and excitation), and filled like a convolution:
     otherwise the block would weight all channels alike. Raises TypeError for a layer with weights of any other kind.
     """
-    generator = torch.Generator().manual_seed(seed)
-    for layer in module.modules():
-        if isinstance(layer, _CONVOLUTIONS) or (isinstance(layer, nn.Linear) and layer.bias is None):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", generator=generator)
-            _zero(layer.bias)
-        elif isinstance(layer, nn.Linear):
-            nn.init.normal_(layer.weight, 0.0, 0.01, generator=generator)
-            _zero(layer.bias)
-        elif isinstance(layer, _NORMS):
-            layer.reset_parameters()
-        elif next(layer.parameters(recurse=False), None) is not None:
-            raise TypeError(f"no rule for the weights of {type(layer).__name__}")
+    # Its state is put back: a generator of our own needs more of PyTorch than `lean` imports.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        for layer in module.modules():
+            _fill(layer)
+
+
+def _fill(layer: nn.Module) -> None:
+    if isinstance(layer, _CONVOLUTIONS) or (isinstance(layer, nn.Linear) and layer.bias is None):
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out")
+        _zero(layer.bias)
+    elif isinstance(layer, nn.Linear):
+        nn.init.normal_(layer.weight, 0.0, 0.01)
+        _zero(layer.bias)
+    elif isinstance(layer, _NORMS):
+        layer.reset_parameters()
+    elif next(layer.parameters(recurse=False), None) is not None:
+        raise TypeError(f"no rule for the weights of {type(layer).__name__}")
 
 
 def _zero(bias: Tensor | None) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edgekit import checkpoints
+from edgekit import checkpoints, lean
 from edgekit.errors import InputUnusable, MachineLacks
 from edgekit.models import _create
 from edgekit.models._info import PretrainedWeights
@@ -113,6 +113,7 @@ def _download(pretrained: PretrainedWeights, path: Path) -> None:
 
 
 def _address(pretrained: PretrainedWeights) -> str:
+    lean.complete()
     try:
         from torchvision.models import get_weight
     except ImportError as error:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import timm
-from timm.layers.conv_bn_act import ConvNormAct
 from torch import nn
 
+from edgekit import lean
 from edgekit.models._blocks import chain
+
+lean.complete()  # timm brings torchvision
+import timm  # noqa: E402
+from timm.layers.conv_bn_act import ConvNormAct  # noqa: E402
 
 HEAD = ("global_pool", "head_drop", "classif")
 

@@ -103,7 +103,7 @@ def _sliced_depthwise(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor 
 
 
 def _clip_in_place(module: nn.Module) -> None:
-    """Let activations write to what they are given, where that is a norm's output, which its chain hands to them alone."""
+    """Let activations write to what a norm of the same chain hands to them, and to them alone."""
     for chain in module.modules():
         if isinstance(chain, nn.Sequential):
             for before, layer in itertools.pairwise(chain):

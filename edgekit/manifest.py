@@ -278,8 +278,8 @@ class Staging:
         self.final = final
         self._hashes: dict[str, Future[str]] = {}
         self._on_disk: list[Future[None]] = []
-        # One hashes, one waits for the disk.
-        self._hashing, self._settling = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        # One hashes; the others wait for the disk, which brings files that are waited for together to an end together.
+        self._hashing, self._settling = ThreadPoolExecutor(1), ThreadPoolExecutor(3)
         self.folder = final.parent / f".{final.name}.partial-{os.getpid()}"
         with disk_errors(self.folder):
             shutil.rmtree(self.folder, ignore_errors=True)

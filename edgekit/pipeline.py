@@ -233,17 +233,18 @@ class _Worker:
         """Carry a task's variants through the journey, one after the other; every one ends in an Outcome."""
         gc.disable()  # a quarter of torch.onnx's time (211 ms against 156) goes into finding next to nothing
         journey: Journey | None = None
-        for variant in task.variants:
+        for place, variant in enumerate(task.variants):
             start = time.perf_counter()
+            tell, then = partial(_tell, variant, report), task.variants[place + 1 : place + 2]
             try:
                 try:
                     journey = journey or self._journey(number, task, variant, report)
-                    found, directory = journey.walk(variant, partial(_tell, variant, report))
+                    found, directory = journey.walk(variant, tell, then)
                 except Exception:
                     if not lean.complete():
                         raise
                     journey = self._journey(number, task, variant, report)  # once more, with all of PyTorch
-                    found, directory = journey.walk(variant, partial(_tell, variant, report))
+                    found, directory = journey.walk(variant, tell, then)
                 error = gate(found, variant.slug)
                 report(Outcome(variant, directory, time.perf_counter() - start, found, error=error))
             except Exception as failure:  # the others of the grid go on
@@ -262,13 +263,13 @@ class _Worker:
         own = self.mould if self.mould and _make(self.mould.made_at) == _make(variant) else None
         shelf = self.shelves.get(_make(variant))
         if own is None and shelf is not None:
-            return self._in_turn(make, shelf, variant, task)
+            return self._in_turn(make, shelf, task)
         journey = make()
         journey.export([own] if own else ())
         return journey
 
     @staticmethod
-    def _in_turn(make: Callable[[], Journey], shelf: Moulds, variant: Variant, task: Task) -> Journey:
+    def _in_turn(make: Callable[[], Journey], shelf: Moulds, task: Task) -> Journey:
         """Export the network and leave a mould for the other workers; or run its truth until there is one of theirs."""
         if task.leads:
             shelf.try_turn()  # before anybody else asks
@@ -284,7 +285,7 @@ class _Worker:
                 shelf.end_turn()
             journey.export(moulds or ())
             if not (hopeless or journey.exported.filled):
-                journey.foresee([variant])  # while the simplifier is at work
+                journey.foresee(task.variants[:2])  # while the simplifier is at work
                 shelf.put((*(moulds or ()), journey.mould) if journey.mould else moulds or ())
             return journey
         finally:

@@ -23,7 +23,7 @@ from edgekit.headed import Head, Headed
 from edgekit.helpers import Helpers
 from edgekit.isolation import IsolationFailed
 from edgekit.journey import Journey, Proven, _check_declared, _spec
-from edgekit.manifest import Artifact, Manifest
+from edgekit.manifest import Artifact, Manifest, Staging
 from edgekit.models._counting import Counts, count
 from edgekit.parity.ladder import Input
 from edgekit.parity.report import Liveness, ParityReport, Rung
@@ -250,10 +250,10 @@ def test_a_mistake_of_our_own_is_told_with_its_place_and_the_others_go_on(
 ) -> None:
     walk = Journey.walk
 
-    def stumbling(self: Journey, variant: Variant, tell: Callable[[str], None]) -> tuple[Manifest, Path]:
+    def stumbling(self: Journey, variant: Variant, tell: Callable[[str], None], then: Any) -> tuple[Manifest, Path]:
         if variant.resolution == 32:
             return walk(self, variant, lambda _: {}["missing"])
-        return walk(self, variant, tell)
+        return walk(self, variant, tell, then)
 
     monkeypatch.setattr(Journey, "walk", stumbling)
     plan = Plan(sources.SeedWeights(0), (profile.load("cpu"),), ("fp32",), parity="quick", out=tmp_path)
@@ -428,6 +428,31 @@ def test_what_cannot_be_foreseen_is_one_variants_failure(tmp_path: Path, monkeyp
     outcomes = pipeline.export_grid(variants, plan, jobs=2)
     assert [outcome.error is None for outcome in outcomes] == [False, True, False, True]
     assert "no room for 64 pixels" in str(outcomes[0].error.details())  # type: ignore[union-attr]
+
+
+def test_the_next_variant_is_foreseen_while_the_disk_is_waited_for(
+    helpers: Helpers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    answers, commit = QuickTruth.answers, Staging.commit
+
+    def asked(self: QuickTruth, inputs: Sequence[Input], *rest: Any) -> object:
+        order.append(f"truth {inputs[0].feeds['input'].shape[-1]}")
+        return answers(self, inputs, *rest)
+
+    def committed(self: Staging, found: Manifest) -> None:
+        order.append(f"commit {found.variant.resolution}")
+        commit(self, found)
+
+    monkeypatch.setattr(QuickTruth, "answers", asked)
+    monkeypatch.setattr(Staging, "commit", committed)
+    plan = Plan(sources.SeedWeights(0), (profile.load("cpu"),), ("fp32",), parity="quick", out=tmp_path)
+    small, large = (Variant("mobilenet_v2", 0.1, side) for side in (32, 64))
+    journey = Journey(small, plan, helpers)
+    assert journey.walk(small, lambda _: None, [large])[0].passed
+    assert order[-2:] == ["truth 64", "commit 32"]
+    assert journey.walk(large, lambda _: None)[0].passed
+    assert order[-1] == "commit 64"
 
 
 def test_what_was_prepared_is_exported_once(helpers: Helpers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

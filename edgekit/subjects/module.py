@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -62,12 +62,16 @@ class ModuleSubject:
             return around(_rows(self.loaded, batch), quick)
         contract, side = self.contract or IMAGENET, variant.resolution or self.loaded.resolution
         images = [load_image(path, contract, side) for path in self.plan.images]
-        adapting = any(isinstance(layer, nn.InstanceNorm2d) for layer in self.loaded.module.modules())
-        inputs = ladder_inputs(contract, side, batch, images, quick, self.signature.inputs[0], adapting=adapting)
+        inputs = ladder_inputs(contract, side, batch, images, quick, self.signature.inputs[0], adapting=self._adapts)
         if self.signature.open_size:  # what holds at one size need not at another
             (other,) = ladder_inputs(contract, side + side // 4, batch, (), True, self.signature.inputs[0])[:1]
             inputs.insert(-1, Input("other-size", other.feeds, ordinary=False))
         return inputs
+
+    @cached_property
+    def _adapts(self) -> bool:
+        """Whether it normalises by what is in the image."""
+        return any(isinstance(layer, nn.InstanceNorm2d) for layer in self.loaded.module.modules())
 
     def foresee(self, inputs: list[Input]) -> None:
         """Run the module in a quick climb: that needs no graph."""

@@ -115,9 +115,9 @@ class Journey:
     def foresee(self, variants: Sequence[Variant]) -> None:
         """These will be walked, and something else has to be waited for: do what can be done before there is a graph.
 
-        What cannot be done is left to the walk, which says why.
+        What cannot be done is left to the walk, which says why: a stranger's module may raise anything.
         """
-        with suppress(RuntimeError, EdgekitError):
+        with suppress(Exception):
             for variant in variants:
                 if sum(_bytes(inputs) for inputs in self._inputs.values()) > AHEAD_BYTES:
                     break

@@ -455,6 +455,25 @@ def test_the_next_variant_is_foreseen_while_the_disk_is_waited_for(
     assert order[-1] == "commit 64"
 
 
+def test_what_a_stranger_raises_at_the_next_size_is_that_sizes_failure(
+    helpers: Helpers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = QuickTruth.answers
+
+    def picky(self: QuickTruth, inputs: Sequence[Input], *rest: Any) -> object:
+        if inputs[0].feeds["input"].shape[-1] == 64:
+            raise ValueError("only 32 pixels, please")
+        return answers(self, inputs, *rest)
+
+    monkeypatch.setattr(QuickTruth, "answers", picky)
+    plan = Plan(sources.SeedWeights(0), (profile.load("cpu"),), ("fp32",), parity="quick", out=tmp_path)
+    small, large = (Variant("mobilenet_v2", 0.1, side) for side in (32, 64))
+    journey = Journey(small, plan, helpers)
+    assert journey.walk(small, lambda _: None, [large])[0].passed
+    with pytest.raises(ValueError, match="only 32 pixels"):
+        journey.walk(large, lambda _: None)
+
+
 def test_what_was_prepared_is_exported_once(helpers: Helpers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folded: list[str] = []
     fold = module_subject.fold_batch_norms

@@ -119,18 +119,11 @@ def test_a_network_becomes_the_same_files_without_it(name: str, tmp_path: Path) 
     about = info(name)
     alpha = 0.35 if about.has_alpha else None
     side = about.smallest + 32
-    command = [
-        str(Path(sys.executable).parent / "edgekit"),
-        "export",
-        name,
-        "--res",
-        str(side),
-        "--no-engine",
-        "--out",
-        str(tmp_path / "lean"),
-    ]
-    subprocess.run([*command, *(["--alpha", "0.35"] if alpha else [])], check=True, capture_output=True)
-    plan = Plan(sources.SeedWeights(0), (profile.load("rtx"),), engines=False, out=tmp_path / "full")
+    edgekit = str(Path(sys.executable).parent / "edgekit")
+    variant = [name, "--res", str(side), *(["--alpha", str(alpha)] if alpha else [])]
+    how = ["--no-engine", "--parity", "quick", "--out", str(tmp_path / "lean")]
+    subprocess.run([edgekit, "export", *variant, *how], check=True, capture_output=True)
+    plan = Plan(sources.SeedWeights(0), (profile.load("rtx"),), engines=False, parity="quick", out=tmp_path / "full")
     (outcome,) = pipeline.export_grid([Variant(name, alpha, side)], plan)
     assert outcome.error is None
     for file in ("model.onnx", "model.fp16.onnx", "golden.npz"):

@@ -3,9 +3,9 @@
 While it is imported, PyTorch registers kernels for tensors without data: a quarter of the time (0.35 s of 1.4 on two
 cores). `torch.export`, torchvision and whoever builds on them need those; a TorchScript export and running a network
 do not. PyTorch has no switch for it, so a module of it that is none of our business is left out by name: only in
-versions with which all of this package's tests have passed so, only in processes that export reference networks, and
-never for good. `complete` fetches what was left out; where something fails without, it is tried again with
-(`pipeline`).
+versions with which all of this package's tests have passed so, only in the command's own process when it exports
+reference networks, and never for good. `complete` fetches what was left out; where something fails without, it is
+tried again with (`pipeline`).
 """
 
 from __future__ import annotations

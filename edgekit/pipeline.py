@@ -76,14 +76,20 @@ def export_variant(variant: Variant, plan: Plan) -> Outcome:
 
 
 def export_grid(
-    variants: Sequence[Variant], plan: Plan, jobs: int = 1, listen: Watcher = lambda _event: None
+    variants: Sequence[Variant],
+    plan: Plan,
+    jobs: int = 1,
+    listen: Watcher = lambda _event: None,
+    *,
+    own_process: bool = False,
 ) -> list[Outcome]:
     """Carry every variant through the journey; what a former run finished, and nothing has changed, is kept.
 
     One variant's failure does not stop the others: it is in its Outcome. `listen` hears of every stage and outcome
     in this process, as they happen. The work is done in forked processes, also with one job: the memory that it takes
     goes back, and a crash of a native library is one variant's failure. No other thread of this process may be in the
-    middle of something. Raises EdgekitError when the request as a whole cannot be served.
+    middle of something. One that ends after this is our `own_process`, in which PyTorch need not be all there (`lean`).
+    Raises EdgekitError when the request as a whole cannot be served.
     """
     outcomes: dict[Variant, Outcome] = {}
 
@@ -100,7 +106,8 @@ def export_grid(
                 hear(kept)
         missing = [variant for variant in variants if variant not in outcomes]
         if missing:
-            _build(missing, plan, jobs, hear)
+            known = all(_is_known(variant, plan) for variant in missing) and plan.exporter != "dynamo"
+            _build(missing, plan, jobs, hear, lean_torch=own_process and known)
     return [outcomes[variant] for variant in variants]
 
 
@@ -119,7 +126,7 @@ def _kept(variant: Variant, plan: Plan, key: str) -> Outcome | None:
     return Outcome(variant, directory, time.perf_counter() - start, found, cached=True)
 
 
-def _build(variants: Sequence[Variant], plan: Plan, jobs: int, hear: Watcher) -> None:
+def _build(variants: Sequence[Variant], plan: Plan, jobs: int, hear: Watcher, *, lean_torch: bool) -> None:
     tasks = _tasks(variants, jobs)
     first = tasks[:jobs]  # of each worker
     with ExitStack() as held:
@@ -133,19 +140,15 @@ def _build(variants: Sequence[Variant], plan: Plan, jobs: int, hear: Watcher) ->
             helpers = [Helpers(profiles, simplify=not _follows(task, first[0], shelves), turns=turns) for task in first]
         for helper in helpers:
             held.callback(helper.close)
-        _import_journey(all(_is_known(variant, plan) for variant in variants) and plan.exporter != "dynamo")
+        _import_journey(lean_torch)
         _work_off(tasks, _Worker(plan, helpers, shelves), plan, hear)
 
 
-def _import_journey(only_known: bool) -> None:
-    """Import PyTorch and all, with the garbage collector off: it would search a million live objects in vain.
-
-    For a journey with `only_known` networks, and the exporter that they are known to need, PyTorch need not be all
-    there.
-    """
+def _import_journey(lean_torch: bool) -> None:
+    """Import PyTorch and all, with the garbage collector off: it would search a million live objects in vain."""
     gc.disable()
     try:
-        if only_known:
+        if lean_torch:
             lean.import_torch()
         import edgekit.journey  # noqa: F401
     finally:

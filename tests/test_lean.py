@@ -30,9 +30,9 @@ assert not hasattr(torch, "_meta_registrations")
 CONVOLVE = "torch.nn.functional.conv2d(torch.zeros(1, 3, 8, 8, device='meta'), torch.zeros(4, 3, 3, 3, device='meta'))"
 
 
-def python(code: str) -> str:
+def python(code: str, *arguments: str) -> str:
     """What a fresh interpreter prints."""
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -75,6 +75,19 @@ def test_the_exporter_that_needs_it_fetches_it() -> None:
         "layer = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten()).eval()\n"
         "assert export_onnx(layer, torch.zeros(1, 3, 8, 8), 18, 'dynamo')\n"
         "assert not lean.complete()\n"
+    )
+
+
+def test_a_program_that_exports_keeps_a_whole_pytorch(tmp_path: Path) -> None:
+    """Only the command's own process does without."""
+    python(
+        "import sys\nfrom pathlib import Path\nfrom edgekit import lean, pipeline, profile, sources\n"
+        "from edgekit.plan import Plan\nfrom edgekit.variant import Variant\n"
+        "cpu, out = profile.load('cpu'), Path(sys.argv[1])\n"
+        "plan = Plan(sources.SeedWeights(0), (cpu,), ('fp32',), parity='quick', out=out)\n"
+        "(outcome,) = pipeline.export_grid([Variant('mobilenet_v2', 0.1, 32)], plan)\nassert outcome.error is None\n"
+        "assert lean.KERNELS_WITHOUT_DATA in sys.modules\nimport torchvision",
+        str(tmp_path),
     )
 
 

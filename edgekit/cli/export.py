@@ -180,7 +180,7 @@ def run_grid(variants: Sequence[Variant], plan: Plan, jobs: int, output: Output)
     if plan.weights.kind == "seed":
         output.detail("random weights: good for latency and parity, not for accuracy")
     with _Display(variants, output) as display:
-        return export_grid(variants, plan, jobs, display.hear)
+        return export_grid(variants, plan, jobs, display.hear, own_process=True)
 
 
 class _Display:

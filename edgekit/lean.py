@@ -2,10 +2,9 @@
 
 While it is imported, PyTorch registers kernels for tensors without data: a quarter of the time (0.35 s of 1.4 on two
 cores). `torch.export`, torchvision and whoever builds on them need those; a TorchScript export and running a network
-do not. PyTorch has no switch for it, so a module of it that is none of our business is left out by name: only in
-versions with which all of this package's tests have passed so, only in the command's own process when it exports
-reference networks, and never for good. `complete` fetches what was left out; where something fails without, it is
-tried again with (`pipeline`).
+do not. PyTorch has no switch for it, so a module of it that is none of our business is left out by name: only in the
+releases with which the tests pass while it is left out, and only in the command's own process when it exports
+reference networks. `complete` fetches it; where something fails without, it is tried again with (`pipeline`).
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
 KERNELS_WITHOUT_DATA = "torch._meta_registrations"
-# torch.cuda looks for it when it is imported, and takes 0.04 s for that; it works without.
+# torch.cuda looks for it when it is imported, takes 0.04 s for that, and does without where it is not installed.
 OPTIONAL = "cuda.bindings"
-TESTED = ("2.14",)
+TESTED = ("2.14.1",)  # releases: one more patch may need while it is imported what is left out
 
 _left_out: list[str] = []
 
 
 def import_torch() -> None:
-    """Import PyTorch without what an export of a reference network does not need; all of it in other versions.
+    """Import PyTorch without what an export of a reference network does not need; all of it in other releases.
 
     Does nothing where it is imported already.
     """
@@ -55,8 +54,8 @@ def complete() -> bool:
 
 
 def is_tested(installed: str) -> bool:
-    """Whether that version of PyTorch is known to do without."""
-    return ".".join(installed.split(".")[:2]) in TESTED
+    """Whether that release of PyTorch, of whatever build, is known to do without."""
+    return installed.partition("+")[0] in TESTED
 
 
 def _installed() -> str:

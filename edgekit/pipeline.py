@@ -106,7 +106,7 @@ def export_grid(
                 hear(kept)
         missing = [variant for variant in variants if variant not in outcomes]
         if missing:
-            known = all(_is_known(variant, plan) for variant in missing) and plan.exporter != "dynamo"
+            known = all(plan.source(variant).is_known for variant in missing) and plan.exporter != "dynamo"
             _build(missing, plan, jobs, hear, lean_torch=own_process and known)
     return [outcomes[variant] for variant in variants]
 
@@ -204,14 +204,9 @@ def _tasks(variants: Sequence[Variant], jobs: int) -> list[Task]:
 
 def _shelves(tasks: Sequence[Task], plan: Plan) -> dict[Variant, Moulds]:
     """One for every make that several workers may begin with. Networks from elsewhere make no moulds."""
-    known = [task.variants[0] for task in tasks if _is_known(task.variants[0], plan)]
+    known = [task.variants[0] for task in tasks if plan.source(task.variants[0]).is_known]
     makes = [_make(variant) for variant in known]
     return {make: Shelf() for make in dict.fromkeys(makes) if makes.count(make) > 1}
-
-
-def _is_known(variant: Variant, plan: Plan) -> bool:
-    """Whether it is a network of this package's own."""
-    return plan.source(variant).kind in ("reference", "run")
 
 
 def _follows(task: Task, leader: Task, shelves: Mapping[Variant, Moulds]) -> bool:

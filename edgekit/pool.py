@@ -99,7 +99,7 @@ def _serve(number: int, work: Work[Task, Event], pipe: Connection, parents: Conn
 
 def _keep_freed_memory() -> None:
     """Let the allocator hold on to what is freed, where it is glibc's: tensors of megabytes come and go layer by layer,
-    and getting their pages from the system anew takes a fortieth of a quick grid (50 paired rounds on two cores).
+    and getting their pages from the system anew takes two per cent of a quick grid (50 paired rounds on two cores).
     """
     with contextlib.suppress(AttributeError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -47,6 +47,11 @@ class Source:
         return f"{self.kind}:{self.name}" if self.kind in LIBRARIES else self.name
 
     @property
+    def is_known(self) -> bool:
+        """Whether it is a network of this package's own: all its weighted layers are modules that run once."""
+        return self.kind in ("reference", "run")
+
+    @property
     def path(self) -> Path | None:
         """What it comes from: an archive, an ONNX file, a run's folder, or the factory's file when that was named."""
         if self.kind == "factory":

@@ -52,7 +52,7 @@ class ModuleSubject:
         self.notes = self.loaded.notes
         self.digest = checkpoints.digest(self.loaded.module.state_dict())
         self._folded: nn.Module | None = None  # made ahead for the next export; it holds all weights once more
-        self.truth = QuickTruth(self.loaded.module, self.signature, self._is_known) if plan.quick else None
+        self.truth = QuickTruth(self.loaded.module, self.signature, self.source.is_known) if plan.quick else None
         self.exporters: tuple[str, ...] = ("torchscript", "dynamo") if plan.exporter == "auto" else (plan.exporter,)
 
     def inputs(self, variant: Variant) -> list[Input]:
@@ -113,8 +113,8 @@ class ModuleSubject:
             any_size=self._any_size(graph),
             raw=graph,
             simplify=Simplification(self.helpers, graph).result,
-            half="no" if not self.plan.half else "yes" if self._is_known else self.plan.half_unless_impossible,
-            known=self._is_known,
+            half="no" if not self.plan.half else "yes" if self.source.is_known else self.plan.half_unless_impossible,
+            known=self.source.is_known,
             reference=self._reference(folded, wanted, self.plan.quick, self.plan.half, long_sums),
             take_mould=self._take_mould(folded, graph, variant, exporter, tuple(wanted), long_sums),
         )
@@ -123,7 +123,7 @@ class ModuleSubject:
         self, folded: nn.Module, graph: onnx.ModelProto, variant: Variant, exporter: str, *found: Any
     ) -> TakeMould | None:
         """Only a known network's layers are all there is to it. `folded` itself is not kept: it holds all weights."""
-        cast = Cast.of(folded, graph) if self._is_known else None
+        cast = Cast.of(folded, graph) if self.source.is_known else None
         return None if cast is None else partial(Mould.of, cast, variant, exporter, *found)
 
     def _from_mould(self, mould: Mould, folded: nn.Module) -> Exported:
@@ -163,7 +163,7 @@ class ModuleSubject:
         self, folded: nn.Module, anchors: list[Anchor], quick: bool, fp16: bool, long_sums: bool
     ) -> Reference:
         module, truth = self.loaded.module, self.truth if quick else None
-        return Reference(module, folded, anchors, quick, fp16, self.signature, self._is_known, long_sums, truth)
+        return Reference(module, folded, anchors, quick, fp16, self.signature, self.source.is_known, long_sums, truth)
 
     def _anchors(self, *examples: Tensor) -> tuple[list[Anchor], bool]:
         """The weighted layers, and whether the module takes means over so many values that their order counts."""
@@ -175,17 +175,12 @@ class ModuleSubject:
         """A known network's layer whose weights the graph does not hold is missing there, by name. A stranger's may be
         computed from several, or used as a bare tensor: what has no node of its own is not compared by itself.
         """
-        return anchors if self._is_known else named
+        return anchors if self.source.is_known else named
 
     @property
     def _pairs(self) -> dict[str, str] | None:
         """A stranger's norms, as they were seen to follow its layers; None for what stands one behind the other."""
-        return None if self._is_known else dict(self.loaded.norm_pairs)
-
-    @property
-    def _is_known(self) -> bool:
-        """Whether all its weighted layers are modules that run once, so that each must be in the graph."""
-        return self.source.kind in ("reference", "run")
+        return None if self.source.is_known else dict(self.loaded.norm_pairs)
 
     def _any_size(self, graph: onnx.ModelProto) -> bool:
         """Whether the same graph may be tried at other sizes: one image in, and no image out."""
